@@ -10,6 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+PIPELINE ?= pipelines/demo.yaml
+DEMO ?= .corral-demo
+UP ?= .corral
+
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -28,9 +32,36 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    --editable '.[research]' --group build --group test --group lint
 	@touch $@
 
+demo: $(INSTALLED)  ## run a real research pipeline here and write its report; a second run reuses every result
+	$(BIN)/corral pipeline run $(PIPELINE) --local --data $(DEMO)
+
+up: $(INSTALLED)  ## start a broker and two workers here, until Ctrl-C
+	$(BIN)/corral up --data $(UP) --workers 2 --slots 1
+
+test: coverage  ## the whole suite, with the coverage gate (under 15 minutes on 2 cores)
+	$(BIN)/pytest --ignore=tests/unit
+
+test-fast: $(INSTALLED)  ## the unit tests alone (under 2 minutes)
+	$(BIN)/pytest tests/unit
+
+test-long: $(INSTALLED)  ## the full figures (hours), written to docs/reference/evidence.md
+	$(BIN)/pytest --long --evidence docs/reference/evidence.md
+
+coverage: $(INSTALLED)  ## every branch of the core, the wire and the task table, from unit tests
+	$(BIN)/pytest tests/unit --cov
+
+lint: $(INSTALLED)  ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(INSTALLED)  ## Corral beside its peers, in an environment of its own (.venv-bench)
+	bash bench/run.sh
+
 clean:  ## remove the environments, caches and whatever a run left behind
 	rm -rf $(VENV) .venv-bench .corral* build dist htmlcov .coverage .coverage.* \
 	    .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup clean
+.PHONY: help setup demo up test test-fast test-long coverage lint bench clean
