@@ -61,5 +61,6 @@ def pytest_terminal_summary(
     if path is not None and exitstatus == pytest.ExitCode.OK:
         passed = len(terminalreporter.stats.get("passed", []))
         seconds = time.monotonic() - config.stash[STARTED]
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(found.page(passed, seconds), encoding="utf-8")
         terminalreporter.line(f"evidence: wrote {path}")
