@@ -1,0 +1,148 @@
+"""Corral's own wire without the comfort of the SDK, for the figures about the broker alone.
+
+The SDK is measured by the peer `bench.peers.sdk`; here a client must cost little and a worker need
+not work.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import Popen
+from typing import TypeVar
+
+import msgspec
+import zmq
+
+from bench.processes import BIN, BenchError, process
+from corral import messages, wire
+from corral.messages import Answer, BrokerView, Call
+from corral.tasks import Spec, Variant
+
+PAYLOAD_BYTES = 256
+PER_MESSAGE = 500  # tasks in one message
+IN_FLIGHT = 8  # messages sent and not yet answered
+PATIENCE_MS = 60_000
+
+SomeAnswer = TypeVar("SomeAnswer", bound=Answer)
+
+
+@contextmanager
+def broker(data: Path, port: int, log: Path) -> Iterator[Popen[bytes]]:
+    """Runs a broker on `data`; returns at once, so the caller decides what `up` means."""
+    endpoint = endpoint_of(port)
+    with process(BIN / "corral-broker", "--data", data, "--bind", endpoint, log=log) as child:
+        yield child
+
+
+def endpoint_of(port: int) -> str:
+    """Returns the loopback endpoint of a port."""
+    return f"tcp://127.0.0.1:{port}"
+
+
+def document(name: str, kinds: tuple[str, ...] = ("echo",), slots: int = 1) -> messages.Document:
+    """Returns what a simulated worker says about itself."""
+    announced = [messages.Kind(kind, needs=(Variant(cpus=1.0),)) for kind in kinds]
+    return messages.Document(
+        name=name, incarnation=os.urandom(8).hex(), kinds=announced, slots=slots, cpus=float(slots)
+    )
+
+
+class Caller:
+    """A client: one DEALER socket, calls in order, answers by request."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], port: int) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.set_hwm(0)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(
+            zmq.RECONNECT_IVL, 2
+        )  # a broker that starts is met within milliseconds
+        self._socket.connect(endpoint_of(port))
+        self._requests = (b"bench-%d-%s" % (number, os.urandom(4)) for number in itertools.count())
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._socket.close()
+
+    def call(self, make: type[Call], answer: type[SomeAnswer], *fields: object) -> SomeAnswer:
+        """Makes one call and waits for its answer.
+
+        Raises:
+            BenchError: the broker refused, or was silent for a minute.
+        """
+        request = next(self._requests)
+        self._socket.send_multipart(wire.call(make(request, *fields)))  # type: ignore[arg-type]  # the fields fit the call that is named
+        while True:
+            for heard in self._hear():
+                if heard.request == request and isinstance(heard, answer):
+                    return heard
+
+    def status(self) -> BrokerView:
+        """Returns the broker's own figures."""
+        return self.call(messages.Status, messages.StatusIs).broker
+
+    def submit(self, count: int, *, priority: int = 0, collect: bool = False) -> None:
+        """Submits echo tasks with random payloads; returns when all are on stable storage."""
+        unanswered: set[bytes] = set()
+        remaining = count
+        while remaining or unanswered:
+            while remaining and len(unanswered) < IN_FLIGHT:
+                size = min(PER_MESSAGE, remaining)
+                request = next(self._requests)
+                specs = [
+                    Spec(
+                        "echo",
+                        msgspec.Raw(msgspec.msgpack.encode({"data": os.urandom(PAYLOAD_BYTES)})),
+                        priority=priority,
+                    )
+                    for _ in range(size)
+                ]
+                self._socket.send_multipart(wire.call(messages.Submit(request, specs, collect)))
+                unanswered.add(request)
+                remaining -= size
+            unanswered -= {
+                heard.request for heard in self._hear() if isinstance(heard, messages.Accepted)
+            }
+
+    def collect(self, count: int) -> float:
+        """Takes the outcomes of tasks submitted with `collect`; returns when the last one came."""
+        missing = count
+        while missing:
+            for heard in self._hear():
+                if isinstance(heard, messages.Outcomes):
+                    if any(outcome.state != "succeeded" for outcome in heard.items):
+                        raise BenchError("a task of the burst did not succeed")
+                    missing -= len(heard.items)
+        return time.monotonic()
+
+    def _hear(self) -> list[Answer]:
+        if not self._socket.poll(PATIENCE_MS):
+            raise BenchError("the broker was silent for a minute")
+        answers = wire.heard_by_client(self._socket.recv_multipart())
+        for answer in answers:
+            if isinstance(answer, messages.Refused):
+                raise BenchError(f"the broker refused: {answer.code} {answer.fields}")
+        return answers
+
+
+def announce(context: zmq.Context[zmq.Socket[bytes]], port: int) -> None:
+    """Makes the kind `echo` known: a worker comes, announces it and leaves in order."""
+    with context.socket(zmq.DEALER) as socket:
+        socket.connect(endpoint_of(port))
+        welcomed(socket, "passing")
+        socket.send_multipart(wire.disconnect())
+
+
+def welcomed(socket: zmq.Socket[bytes], name: str) -> messages.Welcome:
+    """Registers a simulated worker and returns the broker's answer."""
+    socket.send_multipart(wire.ready("echo", document(name)))
+    while socket.poll(PATIENCE_MS):
+        heard = wire.heard_by_worker(socket.recv_multipart())
+        if isinstance(heard, wire.Extended) and isinstance(heard.message, messages.Welcome):
+            return heard.message
+    raise BenchError(f"the broker did not welcome worker {name}")

@@ -1,0 +1,134 @@
+"""Processes that the bench starts: a free port, start, wait until ready, stop by id, cost by /proc.
+
+What runs in them is told by the peers and the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+TICKS = os.sysconf("SC_CLK_TCK")
+STOP_SECONDS = 5.0
+
+
+class BenchError(Exception):
+    """A measurement could not be made, or came out wrong. The bench fails with this text."""
+
+
+def free_port() -> int:
+    """Returns a TCP port that is free on loopback, from below the ephemeral range.
+
+    A port of that range can be taken as the source of any outgoing connection, even of the one that
+    is looking for this very server: such a connection then talks to itself.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+@contextmanager
+def process(
+    *command: str | Path, log: Path, wait: Callable[[], bool] | str | int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command until the block ends; its output goes to `log`.
+
+    `wait` says when the command is ready: a text in its log, a TCP port that accepts, or a
+    function that turns true.
+
+    Raises:
+        BenchError: it ended before it was ready, or was not ready within a minute.
+    """
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+    try:
+        if wait is not None:
+            await_ready(child, log, wait)
+        yield child
+    finally:
+        stop(child)
+
+
+def await_ready(
+    child: subprocess.Popen[bytes], log: Path, wait: Callable[[], bool] | str | int
+) -> None:
+    """Blocks until `wait` holds (see `process`)."""
+    deadline = time.monotonic() + 60
+    while not _holds(wait, log):
+        if child.poll() is not None or time.monotonic() > deadline:
+            state = (
+                "not ready after 60 s" if child.poll() is None else f"ended with {child.returncode}"
+            )
+            raise BenchError(f"{' '.join(map(str, child.args))}: {state}\n{tail(log)}")  # type: ignore[arg-type]  # args is a list here
+        time.sleep(0.005)
+
+
+def _holds(wait: Callable[[], bool] | str | int, log: Path) -> bool:
+    if isinstance(wait, str):
+        return wait in log.read_text(errors="replace")
+    if isinstance(wait, int):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", wait)) == 0
+    return wait()
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """Ends a process by its id: asks first, then kills it with its children."""
+    if child.poll() is None:
+        family = psutil.Process(child.pid).children(recursive=True)
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        for orphan in family:  # psutil compares start times, so a reused id is never hit
+            if orphan.is_running():
+                orphan.kill()
+
+
+def tail(log: Path, lines: int = 25) -> str:
+    """Returns the end of a log file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def cpu_seconds(pids: tuple[int, ...]) -> float:
+    """Returns the CPU time that processes have used, user and system, all threads.
+
+    Source: proc(5), fields 14 and 15 of stat.
+    """
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def resident_bytes(pid: int) -> int:
+    """Returns the resident memory of a process (proc(5), VmRSS of status)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise BenchError(f"process {pid} has no resident memory: it is ending")
