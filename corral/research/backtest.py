@@ -6,6 +6,7 @@ it earns is that from open t + 1 to open t + 2. What weights come to is computed
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,12 +14,11 @@ import msgspec
 from corral.handlers import Run, needs
 from corral.research import datasets
 from corral.research.kinds import research_kind
-from corral.research.schema import Backtest, BacktestResult, TrainedModel
+from corral.research.schema import DIRECTIONLESS, Backtest, BacktestResult, TrainedModel
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import pandas as pd
 
     Floats = npt.NDArray[np.float64]
 
@@ -42,11 +42,12 @@ def backtest(params: Backtest, run: Run) -> BacktestResult:
         raise ValueError("a backtest needs a parent named `model`: after={'model': ID}")
     model = msgspec.convert(run.parents["model"], TrainedModel)
     target = targets.TARGETS[model.target]
-    if not target.directional:
+    if model.target in DIRECTIONLESS:
         raise ValueError(f"{model.target} says nothing about direction, so it cannot be traded")
 
     prices = datasets.prices(model.symbol)
-    first, signals = _signals(model, prices, params.rule)
+    days = [str(day.date()) for day in prices.index]
+    first, signals = _signals(model, days, params.rule)
     # the last two days are left out: their fills, or what these earn, lie beyond the data
     weights = staggered(signals, target.horizon)[: len(prices) - 2 - first]
     opens = prices["open"].to_numpy(np.float64)[first + 1 : first + 2 + len(weights)]
@@ -55,7 +56,7 @@ def backtest(params: Backtest, run: Run) -> BacktestResult:
     account = performance.trade(weights, market, cost)
     hold = performance.trade(np.ones_like(weights), market, cost)
 
-    days = prices.index[first + 1 : first + 2 + len(weights)].strftime("%Y-%m-%d").tolist()
+    days = days[first + 1 : first + 2 + len(weights)]
     points = [*range(0, len(weights), EVERY), len(weights)]
     years = len(weights) / performance.DAYS_PER_YEAR
     worth, worth_hold = performance.equity(account.returns), performance.equity(hold.returns)
@@ -82,7 +83,7 @@ def backtest(params: Backtest, run: Run) -> BacktestResult:
     )
 
 
-def _signals(model: TrainedModel, prices: pd.DataFrame, rule: str) -> tuple[int, Floats]:
+def _signals(model: TrainedModel, days: list[str], rule: str) -> tuple[int, Floats]:
     """The row of the first prediction, and 1 (long) or 0 or -1 for it and every day after it.
 
     Long when the model expects more than was usual in its training window.
@@ -93,14 +94,13 @@ def _signals(model: TrainedModel, prices: pd.DataFrame, rule: str) -> tuple[int,
     signals = [
         np.where(np.asarray(fold.predictions) > fold.base, 1.0, otherwise) for fold in model.folds
     ]
-    row = first = int(prices.index.searchsorted(np.datetime64(model.folds[0].start)))
+    row = first = bisect_left(days, model.folds[0].start)
     for fold, made in zip(model.folds, signals, strict=True):
         last = row + len(made) - 1
-        covered = [str(day.date()) for day in prices.index[[row, last]]] if last < len(prices) else []
-        if covered != [fold.start, fold.end]:
+        if days[row : row + 1] + days[last : last + 1] != [fold.start, fold.end]:
             raise ValueError(
-                f"the model's fold {fold.start} to {fold.end} with {len(made)} predictions does not "
-                f"fit the trading days of {model.symbol}"
+                f"the model's fold {fold.start} to {fold.end} with {len(made)} predictions "
+                f"does not fit the trading days of {model.symbol}"
             )
         row = last + 1
     return first, np.concatenate(signals)
@@ -115,4 +115,5 @@ def staggered(signals: Floats, days: int) -> Floats:
     import numpy as np
 
     padded = np.concatenate([np.zeros(days - 1), signals])
-    return np.lib.stride_tricks.sliding_window_view(padded, days).mean(axis=1)
+    weights: Floats = np.lib.stride_tricks.sliding_window_view(padded, days).mean(axis=1)
+    return weights

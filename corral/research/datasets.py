@@ -89,7 +89,7 @@ def research_extra() -> Iterator[None]:
 
 
 def snapshot() -> str:
-    """The digest of all registered data; it changes when any price does, for `prices` refuses other files."""
+    """A digest of all registered data. `prices` refuses files that do not fit it."""
     entries = sorted(f"{dataset.name} {dataset.sha256}\n" for dataset in REGISTRY)
     return sha256("".join(entries).encode()).hexdigest()
 
@@ -111,8 +111,8 @@ def read(dataset: Dataset, folder: Path = DATA) -> bytes:
 def prices(symbol: str) -> pd.DataFrame:
     """Daily open, high, low, close, volume of `symbol`, adjusted for splits and dividends.
 
-    Indexed by day, oldest first. Prices are scaled so that close is the source's adjusted close, and
-    volume so that price times volume is still the money that changed hands. The scale of a day
+    Indexed by day, oldest first. Prices are scaled so that close is the source's adjusted close,
+    and volume so that price times volume is still the money that changed hands. The scale of a day
     depends on later splits and dividends, so only ratios of prices may enter a feature.
 
     Raises:

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corral.research.schema import Family
-
 Floats = npt.NDArray[np.float64]
 Predict = Callable[[Floats], Floats]  #: rows -> the probability of class 1, or the expected number
 EachEpoch = Callable[[int, int, float, bytes], None]  #: epochs done, of how many, loss, state
@@ -41,7 +39,6 @@ class FamilyOf:
 
     fit: Callable[[Lesson], Predict]
     window: int = 1  #: days of features that one row holds
-    torch: bool = False  #: runs on a GPU when it holds one
 
 
 def ridge(lesson: Lesson) -> Predict:
@@ -117,10 +114,10 @@ def lstm(lesson: Lesson) -> Predict:
     return networks.fit(networks.LSTM, lesson)
 
 
-FAMILIES: Mapping[Family, FamilyOf] = {
+FAMILIES: Mapping[str, FamilyOf] = {
     "ridge": FamilyOf(ridge),
     "random_forest": FamilyOf(random_forest),
     "lightgbm": FamilyOf(lightgbm),
-    "mlp": FamilyOf(mlp, torch=True),
-    "lstm": FamilyOf(lstm, window=15, torch=True),
+    "mlp": FamilyOf(mlp),
+    "lstm": FamilyOf(lstm, window=15),
 }

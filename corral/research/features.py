@@ -1,32 +1,36 @@
 """Features of a day from the prices up to its close: a table of names and formulas.
 
-Every formula is a ratio, a rank or a z-score, so that the scale of adjusted prices (which depends on
-later splits and dividends) cancels out, and looks back only: tests shuffle the future and expect
-the same values. What is predicted lives in `targets`.
+Every formula is a ratio or a z-score, so that the scale of adjusted prices (which depends on later
+splits and dividends) cancels out, and looks back only: tests shuffle the future and expect the same
+values. What is predicted lives in `targets`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-
-from corral.research.schema import FeatureName
 
 WARM_UP = 252  #: first trading days whose features look back too short
 
 Formula = Callable[[pd.DataFrame], pd.Series]
 
 
+def log(values: pd.Series) -> pd.Series:
+    """Natural logarithm."""
+    return pd.Series(np.log(values), index=values.index)
+
+
 def log_return(days: int) -> Formula:
     """Logarithm of the price now over the price `days` ago."""
-    return lambda prices: np.log(prices["close"]).diff(days)
+    return lambda prices: log(prices["close"]).diff(days)
 
 
 def volatility(days: int) -> Formula:
     """Standard deviation of daily log returns."""
-    return lambda prices: np.log(prices["close"]).diff().rolling(days).std()
+    return lambda prices: log(prices["close"]).diff().rolling(days).std()
 
 
 def sma_gap(days: int) -> Formula:
@@ -36,7 +40,7 @@ def sma_gap(days: int) -> Formula:
 
 def momentum_12_1(prices: pd.DataFrame) -> pd.Series:
     """Return of the last year without its last month (Jegadeesh and Titman 1993)."""
-    return np.log(prices["close"].shift(21) / prices["close"].shift(252))
+    return log(prices["close"].shift(21) / prices["close"].shift(252))
 
 
 def close_location(prices: pd.DataFrame) -> pd.Series:
@@ -47,8 +51,8 @@ def close_location(prices: pd.DataFrame) -> pd.Series:
 
 def parkinson(prices: pd.DataFrame) -> pd.Series:
     """Volatility from highs and lows over 20 days (Parkinson 1980)."""
-    squares = np.log(prices["high"] / prices["low"]) ** 2
-    return np.sqrt(squares.rolling(20).mean() / (4 * np.log(2)))
+    squares = log(prices["high"] / prices["low"]) ** 2
+    return (squares.rolling(20).mean() / (4 * math.log(2))) ** 0.5
 
 
 def average_true_range(prices: pd.DataFrame) -> pd.Series:
@@ -93,7 +97,7 @@ def up_days(prices: pd.DataFrame) -> pd.Series:
 
 def skewness(prices: pd.DataFrame) -> pd.Series:
     """Skewness of daily log returns over 60 days, from plain moments."""
-    returns = np.log(prices["close"]).diff()
+    returns = log(prices["close"]).diff()
     mean, square, cube = ((returns**power).rolling(60).mean() for power in (1, 2, 3))
     variance = square - mean**2
     return (cube - 3 * mean * variance - mean**3) / variance**1.5
@@ -101,13 +105,13 @@ def skewness(prices: pd.DataFrame) -> pd.Series:
 
 def autocorrelation(prices: pd.DataFrame) -> pd.Series:
     """Correlation of daily log returns with those of the day before over 20 days."""
-    returns = np.log(prices["close"]).diff()
+    returns = log(prices["close"]).diff()
     return returns.rolling(20).corr(returns.shift())
 
 
 def volume_z(prices: pd.DataFrame) -> pd.Series:
     """Logarithm of the money traded, in standard deviations of its last 20 days."""
-    money = np.log(prices["close"] * prices["volume"])
+    money = log(prices["close"] * prices["volume"])
     window = money.rolling(20)
     return (money - window.mean()) / window.std()
 
@@ -115,35 +119,36 @@ def volume_z(prices: pd.DataFrame) -> pd.Series:
 def volume_trend(prices: pd.DataFrame) -> pd.Series:
     """Money traded in 5 days over that of 60 days, logarithm."""
     money = prices["close"] * prices["volume"]
-    return np.log(money.rolling(5).mean() / money.rolling(60).mean())
+    return log(money.rolling(5).mean() / money.rolling(60).mean())
 
 
 def illiquidity(prices: pd.DataFrame) -> pd.Series:
     """Price move per money traded (Amihud 2002), 20 days over 252 days, logarithm."""
-    impact = np.log(prices["close"]).diff().abs() / (prices["close"] * prices["volume"])
-    return np.log(impact.rolling(20).mean() / impact.rolling(251).mean())
+    impact = log(prices["close"]).diff().abs() / (prices["close"] * prices["volume"])
+    return log(impact.rolling(20).mean() / impact.rolling(251).mean())
 
 
 def on_balance_volume(prices: pd.DataFrame) -> pd.Series:
     """Volume of rising days less that of falling days over 20 days, relative to all of it."""
-    signed = np.sign(prices["close"].diff()) * prices["volume"]
+    change = prices["close"].diff()
+    signed = prices["volume"].where(change > 0, -prices["volume"]).where(change != 0, 0)
     return signed.rolling(20).sum() / prices["volume"].rolling(20).sum()
 
 
-FORMULAS: Mapping[FeatureName, Formula] = {
+FORMULAS: Mapping[str, Formula] = {
     "ret_1d": log_return(1),
     "ret_5d": log_return(5),
     "ret_20d": log_return(20),
     "ret_60d": log_return(60),
     "mom_12_1": momentum_12_1,
-    "gap": lambda prices: np.log(prices["open"] / prices["close"].shift()),
-    "intraday": lambda prices: np.log(prices["close"] / prices["open"]),
-    "range": lambda prices: np.log(prices["high"] / prices["low"]),
+    "gap": lambda prices: log(prices["open"] / prices["close"].shift()),
+    "intraday": lambda prices: log(prices["close"] / prices["open"]),
+    "range": lambda prices: log(prices["high"] / prices["low"]),
     "close_location": close_location,
     "vol_5": volatility(5),
     "vol_20": volatility(20),
     "vol_60": volatility(60),
-    "vol_ratio": lambda prices: np.log(volatility(20)(prices) / volatility(60)(prices)),
+    "vol_ratio": lambda prices: log(volatility(20)(prices) / volatility(60)(prices)),
     "parkinson_20": parkinson,
     "atr_14": average_true_range,
     "rsi_14": relative_strength,
@@ -154,7 +159,7 @@ FORMULAS: Mapping[FeatureName, Formula] = {
     "sma_gap_200": sma_gap(200),
     "bollinger_20": bollinger,
     "from_high_252": lambda prices: prices["close"] / prices["high"].rolling(252).max() - 1,
-    "from_low_252": lambda prices: np.log(prices["close"] / prices["low"].rolling(252).min()),
+    "from_low_252": lambda prices: log(prices["close"] / prices["low"].rolling(252).min()),
     "up_days_10": up_days,
     "skew_60": skewness,
     "autocorr_20": autocorrelation,
@@ -168,5 +173,5 @@ FORMULAS: Mapping[FeatureName, Formula] = {
 def features(
     prices: pd.DataFrame, names: Sequence[str], formulas: Mapping[str, Formula] = FORMULAS
 ) -> pd.DataFrame:
-    """The features `names` of every day of `prices`, one column each, NaN where the past is too short."""
+    """The features `names` of every day, one column each; NaN while the past is too short."""
     return pd.DataFrame({name: formulas[name](prices) for name in names}, index=prices.index)

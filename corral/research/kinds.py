@@ -6,10 +6,12 @@ The handlers themselves live in `ranking`, `selection`, `training` and `backtest
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from corral.handlers import handler
+from corral.handlers import Run, handler
 from corral.research import datasets
 
 # They show results and plan tasks, but compute none: changing them must not repeat finished work.
@@ -17,7 +19,7 @@ _NOT_COMPUTING = frozenset({"charts.py", "pipeline.py", "report.py"})
 
 
 def code_version(folder: Path = Path(__file__).parent) -> str:
-    """A digest of the source that computes results: all of `folder` but what shows and plans them."""
+    """A digest of the source that computes results: `folder` without what shows and plans them."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(folder.glob("*.py")):
         if path.name not in _NOT_COMPUTING:
@@ -34,3 +36,14 @@ research_kind = partial(
     data=datasets.snapshot,
     never=("ValueError", "DataChanged", "MissingExtra"),
 )
+
+
+@contextmanager
+def threads_of(run: Run) -> Iterator[int]:
+    """Linear algebra inside this block uses no more threads than the attempt holds cores."""
+    with datasets.research_extra():
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has none
+
+    threads = max(1, int(run.cpus))
+    with threadpool_limits(threads):
+        yield threads

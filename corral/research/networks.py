@@ -64,7 +64,7 @@ LSTM = Architecture(Recurrent, epochs=5, learning_rate=1e-2)
 
 
 def fit(architecture: Architecture, lesson: Lesson) -> Predict:
-    """Train on `lesson`, from its state on if it has one, and tell `each_epoch` after every epoch."""
+    """Train on `lesson`, from its state on if it has one; tell `each_epoch` after every epoch."""
     torch.set_num_threads(lesson.threads)
     device = torch.device(lesson.device)
     with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed alone
@@ -82,7 +82,8 @@ def fit(architecture: Architecture, lesson: Lesson) -> Predict:
     for epoch in range(_restore(lesson.state, network, optimizer), epochs):
         total = 0.0
         order = np.random.default_rng((lesson.seed, epoch)).permutation(len(x))
-        for rows in torch.as_tensor(order, device=device).split(BATCH):
+        for start in range(0, len(x), BATCH):
+            rows = torch.as_tensor(order[start : start + BATCH], device=device)
             optimizer.zero_grad()
             loss = loss_of(network(x[rows]), y[rows])
             loss.backward()

@@ -1,7 +1,7 @@
 """From weights and prices to money: daily returns after costs, and what they come to.
 
-Pure functions of arrays; tests compare them with a ledger of cash and shares and with an independent
-library on the same positions. What the weights should be is `backtest`'s affair.
+Pure functions of arrays; tests compare them with a ledger of cash and shares and with an
+independent library on the same positions. What the weights should be is `backtest`'s affair.
 """
 
 from __future__ import annotations

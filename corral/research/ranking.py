@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 
 from corral.handlers import Run, needs
 from corral.research import datasets
-from corral.research.kinds import research_kind
-from corral.research.schema import FEATURES, RankedTarget, Ranking, RankTarget, WalkForward
+from corral.research.kinds import research_kind, threads_of
+from corral.research.schema import (
+    DIRECTIONLESS,
+    FEATURES,
+    RankedTarget,
+    Ranking,
+    RankTarget,
+    WalkForward,
+)
 from corral.research.splits import development, walk_forward
 
 if TYPE_CHECKING:
@@ -38,13 +45,11 @@ def rank_target(params: RankTarget, run: Run) -> Ranking:
         Cancelled: the task was cancelled.
     """
     with datasets.research_extra():
-        from threadpoolctl import threadpool_limits
-
         from corral.research import targets
 
     prices = datasets.prices(params.symbol)
     judged, until = [], ""
-    with threadpool_limits(max(1, int(run.cpus))):
+    with threads_of(run):
         for index, name in enumerate(params.targets):
             run.check_cancelled()
             samples = targets.samples(prices, FEATURES, name)
@@ -89,7 +94,7 @@ def _judge(name: str, seen: Samples, seed: int) -> RankedTarget:
         for shuffled in (False, True)
     )
     balance = float(min(seen.y.mean(), 1 - seen.y.mean())) if target.classes else None
-    why = _why_unusable(target.directional, balance, events)
+    why = _why_unusable(name, balance, events)
     return RankedTarget(
         target=name,
         place=0,
@@ -103,8 +108,8 @@ def _judge(name: str, seen: Samples, seed: int) -> RankedTarget:
     )
 
 
-def _why_unusable(directional: bool, balance: float | None, events: float) -> str:
-    if not directional:
+def _why_unusable(name: str, balance: float | None, events: float) -> str:
+    if name in DIRECTIONLESS:
         return "says nothing about direction, so it cannot be traded"
     if balance is not None and balance < LEAST_BALANCE:
         return f"the rarer class has {balance:.1%} of the rows, {LEAST_BALANCE:.0%} are needed"
@@ -130,4 +135,5 @@ def _predict(seen: Samples, split: Split, classes: bool, seed: int, shuffled: bo
         threads=1,
     )
     told = [FAMILIES[judge].fit(lesson)(x[split.test_start : split.test_end]) for judge in JUDGES]
-    return np.mean([scoring.ranks(one) for one in told], axis=0)
+    mean: Floats = np.mean([scoring.ranks(one) for one in told], axis=0)
+    return mean

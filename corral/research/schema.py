@@ -15,10 +15,11 @@ TargetName = Literal[
     "up_1d", "up_5d", "up_20d", "ret_1d", "ret_5d", "ret_20d", "peak_20d", "vol_20d"
 ]
 FeatureName = Literal[
-    "ret_1d", "ret_5d", "ret_20d", "ret_60d", "mom_12_1", "gap", "intraday", "range", "close_location",
-    "vol_5", "vol_20", "vol_60", "vol_ratio", "parkinson_20", "atr_14", "rsi_14", "stochastic_14",
-    "macd", "sma_gap_10", "sma_gap_50", "sma_gap_200", "bollinger_20", "from_high_252", "from_low_252",
-    "up_days_10", "skew_60", "autocorr_20", "volume_z_20", "volume_trend", "illiquidity_20", "obv_20",
+    "ret_1d", "ret_5d", "ret_20d", "ret_60d", "mom_12_1", "gap", "intraday", "range",
+    "close_location", "vol_5", "vol_20", "vol_60", "vol_ratio", "parkinson_20", "atr_14",
+    "rsi_14", "stochastic_14", "macd", "sma_gap_10", "sma_gap_50", "sma_gap_200",
+    "bollinger_20", "from_high_252", "from_low_252", "up_days_10", "skew_60", "autocorr_20",
+    "volume_z_20", "volume_trend", "illiquidity_20", "obv_20",
 ]  # fmt: skip
 Family = Literal["ridge", "random_forest", "lightgbm", "mlp", "lstm"]
 
@@ -27,6 +28,9 @@ TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 FEATURES: tuple[FeatureName, ...] = get_args(FeatureName)
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
+DIRECTIONLESS = frozenset({"vol_20d"})  #: targets that do not say whether to buy or sell
+NETWORKS = frozenset({"mlp", "lstm"})  #: families that run on a GPU when they hold one
+
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
@@ -34,11 +38,11 @@ class WalkForward(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """How a history is cut into training and test windows; see `corral.research.splits`."""
 
     folds: Annotated[int, Meta(ge=1, le=20)] = 4
-    first_train: Annotated[float, Meta(ge=0.1, le=0.9)] = 0.4  #: share of rows before the first test
-    embargo: Annotated[int, Meta(ge=0, le=60)] = 5  #: trading days kept free before each test window
+    first_train: Annotated[float, Meta(ge=0.1, le=0.9)] = 0.4  #: share of rows before all tests
+    embargo: Annotated[int, Meta(ge=0, le=60)] = 5  #: trading days kept free before each test
 
 
-# rank_target ---------------------------------------------------------------------------------------
+# rank_target ------------------------------------------------------------------------------------
 
 
 class RankTarget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,7 +76,7 @@ class Ranking(Struct, frozen=True):
     targets: list[RankedTarget]
 
 
-# select_features -----------------------------------------------------------------------------------
+# select_features --------------------------------------------------------------------------------
 
 
 class SelectFeatures(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -109,7 +113,7 @@ class Selection(Struct, frozen=True):
     features: list[JudgedFeature]
 
 
-# train_model ---------------------------------------------------------------------------------------
+# train_model ------------------------------------------------------------------------------------
 
 
 class TrainModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -118,14 +122,14 @@ class TrainModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     symbol: Symbol
     target: TargetName
     family: Family
-    features: tuple[FeatureName, ...] = ()  #: all when empty; the parent "select" goes before this
-    epochs: Annotated[int, Meta(ge=1, le=10_000)] | None = None  #: mlp and lstm; None: the family's own
+    features: tuple[FeatureName, ...] = ()  #: all when empty; a parent `select` goes before this
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] | None = None  #: of networks; None: their own
     splits: WalkForward = WalkForward()
     seed: Seed = 0
 
 
 class Fold(Struct, frozen=True):
-    """One test window: `predictions[i]` was made at the close of the i-th trading day from `start`."""
+    """One test window; `predictions[i]` was made at the close of the i-th trading day in it."""
 
     start: str  #: ISO date of the first test day
     end: str  #: ISO date of the last test day
@@ -153,7 +157,7 @@ class TrainedModel(Struct, frozen=True):
     device: str  #: cpu or cuda
 
 
-# backtest ------------------------------------------------------------------------------------------
+# backtest ---------------------------------------------------------------------------------------
 
 
 class Backtest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -19,7 +19,7 @@ NEAREST_SHIFT = 0.1  #: share of a window; closer shifts would still overlap the
 
 def ranks(values: Floats) -> Floats:
     """Ranks from 1; equal values share their mean rank."""
-    return pd.Series(values).rank().to_numpy(np.float64)
+    return np.asarray(pd.Series(values).rank(), np.float64)
 
 
 def rank_ic(prediction: Floats, target: Floats) -> float:
@@ -43,10 +43,10 @@ def auc(prediction: Floats, target: Floats) -> float:
 
 
 def luck(windows: Sequence[tuple[Floats, Floats]], seed: int) -> Floats:
-    """Mean rank correlations over `windows` (prediction, target) when targets are shifted in a circle.
+    """Mean rank correlations over `windows` (prediction, target) with targets shifted in a circle.
 
-    A shift breaks the link of prediction and target but keeps what a permutation would destroy: that
-    overlapping targets, and predictions, hang together over time. Shape (SHIFTS,).
+    A shift breaks the link of prediction and target but keeps what a permutation would destroy:
+    that overlapping targets, and predictions, hang together over time. Shape (SHIFTS,).
     """
     generator = np.random.default_rng(seed)
     shares = generator.uniform(NEAREST_SHIFT, 1 - NEAREST_SHIFT, SHIFTS)
@@ -65,4 +65,3 @@ def luck(windows: Sequence[tuple[Floats, Floats]], seed: int) -> Floats:
 def p_value(score: float, by_luck: Floats) -> float:
     """Share of lucky scores at least as good as `score`, itself counted as one of them."""
     return float((1 + (by_luck >= score).sum()) / (1 + len(by_luck)))
-

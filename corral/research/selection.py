@@ -1,4 +1,4 @@
-"""The kind `select_features`: which features tell something about a target, without telling it twice.
+"""The kind `select_features`: which features tell something about a target, and tell it once.
 
 Only the development window is seen, the rows before the first test window of training.
 """
@@ -12,8 +12,8 @@ import msgspec
 
 from corral.handlers import Run, needs
 from corral.research import datasets
-from corral.research.kinds import research_kind
-from corral.research.schema import JudgedFeature, Ranking, Selection, SelectFeatures
+from corral.research.kinds import research_kind, threads_of
+from corral.research.schema import JudgedFeature, Ranking, SelectFeatures, Selection
 from corral.research.splits import development
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ PARTS = 4  #: pieces of the window in which a correlation should keep its sign
 
 @research_kind("select_features", needs=needs(cpus=1, memory_gb=1))
 def select_features(params: SelectFeatures, run: Run) -> Selection:
-    """Order features by mutual information and rank correlation with the target, then drop repetitions.
+    """Order features by mutual information and rank correlation, then drop repetitions.
 
     A parent named `rank` (a `Ranking`) must find the target usable.
 
@@ -38,7 +38,6 @@ def select_features(params: SelectFeatures, run: Run) -> Selection:
     """
     with datasets.research_extra():
         import numpy as np
-        from threadpoolctl import threadpool_limits
 
         from corral.research import scoring, targets
 
@@ -49,7 +48,7 @@ def select_features(params: SelectFeatures, run: Run) -> Selection:
     x, y = samples.x[:rows], samples.y[:rows]
 
     information = np.zeros(len(params.features))
-    with threadpool_limits(max(1, int(run.cpus))):
+    with threads_of(run):
         for column in range(len(params.features)):
             run.check_cancelled()
             information[column] = _information(x[:, column], y, target.classes, params.seed)

@@ -16,6 +16,8 @@ runs one way:
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from msgspec import Struct
 
 from corral.research.schema import WalkForward
@@ -32,7 +34,7 @@ class Split(Struct, frozen=True):
 
 
 def walk_forward(rows: int, horizon: int, how: WalkForward) -> list[Split]:
-    """Cut `rows` rows into `how.folds` test windows of nearly equal length, each after its training rows.
+    """Cut rows into test windows of nearly equal length, each after the rows that teach for it.
 
     The test windows do not depend on `horizon`: what is in sample for one target is so for all.
 
@@ -40,12 +42,10 @@ def walk_forward(rows: int, horizon: int, how: WalkForward) -> list[Split]:
         ValueError: there are too few rows for so many folds.
     """
     first_test = round(rows * how.first_train)
-    bounds = [
-        first_test + (rows - first_test) * fold // how.folds for fold in range(how.folds + 1)
-    ]
+    bounds = [first_test + (rows - first_test) * fold // how.folds for fold in range(how.folds + 1)]
     splits = [
         Split(train_end=start - how.embargo - horizon, test_start=start, test_end=end)
-        for start, end in zip(bounds, bounds[1:], strict=False)
+        for start, end in pairwise(bounds)
     ]
     shortest = min(min(split.train_end, split.test_end - split.test_start) for split in splits)
     if shortest < MIN_ROWS:

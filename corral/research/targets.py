@@ -1,11 +1,12 @@
-"""Targets: what the days after a close bring. A table of names and formulas; the only file that looks ahead.
+"""Targets: what the days after a close bring. The only file that looks ahead.
 
-A target of day t looks at prices of days t + 1 to t + horizon. `samples` joins targets with the
-features of day t into the rows that models learn from.
+A table of names and formulas; a target of day t looks at prices of days t + 1 to t + horizon.
+`samples` joins targets with the features of day t into the rows that models learn from.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from corral.research.features import FORMULAS, WARM_UP, Formula, features
-from corral.research.schema import TargetName
+from corral.research.features import FORMULAS, WARM_UP, Formula, features, log
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,12 +25,11 @@ class Target:
 
     horizon: int  #: trading days it looks ahead
     classes: bool  #: 0 or 1 when true, a number otherwise
-    directional: bool  #: it says whether the price rises, so that it can be traded
     formula: Formula
 
 
 def _forward_return(days: int) -> Formula:
-    return lambda prices: np.log(prices["close"]).diff(days).shift(-days)
+    return lambda prices: log(prices["close"]).diff(days).shift(-days)
 
 
 def _rises(days: int) -> Formula:
@@ -42,32 +41,30 @@ def _rises(days: int) -> Formula:
 
 
 def _peaks(days: int) -> Formula:
-    """1 when some high of the next days is above the close by one standard deviation of such a move."""
+    """1 when a high of the next days is above the close by one standard deviation of such moves."""
 
     def formula(prices: pd.DataFrame) -> pd.Series:
-        usual = np.log(prices["close"]).diff().rolling(60).std() * np.sqrt(days)
+        usual = log(prices["close"]).diff().rolling(60).std() * math.sqrt(days)
         highest = prices["high"].rolling(days).max().shift(-days)
-        rise = np.log(highest / prices["close"])
+        rise = log(highest / prices["close"])
         return (rise > usual).astype(float).where(rise.notna() & usual.notna())
 
     return formula
 
 
 def _volatility_ahead(days: int) -> Formula:
-    return lambda prices: np.log(
-        np.log(prices["close"]).diff().rolling(days).std().shift(-days)
-    )
+    return lambda prices: log(log(prices["close"]).diff().rolling(days).std().shift(-days))
 
 
-TARGETS: Mapping[TargetName, Target] = {
-    "up_1d": Target(1, True, True, _rises(1)),
-    "up_5d": Target(5, True, True, _rises(5)),
-    "up_20d": Target(20, True, True, _rises(20)),
-    "ret_1d": Target(1, False, True, _forward_return(1)),
-    "ret_5d": Target(5, False, True, _forward_return(5)),
-    "ret_20d": Target(20, False, True, _forward_return(20)),
-    "peak_20d": Target(20, True, True, _peaks(20)),
-    "vol_20d": Target(20, False, False, _volatility_ahead(20)),
+TARGETS: Mapping[str, Target] = {
+    "up_1d": Target(1, True, _rises(1)),
+    "up_5d": Target(5, True, _rises(5)),
+    "up_20d": Target(20, True, _rises(20)),
+    "ret_1d": Target(1, False, _forward_return(1)),
+    "ret_5d": Target(5, False, _forward_return(5)),
+    "ret_20d": Target(20, False, _forward_return(20)),
+    "peak_20d": Target(20, True, _peaks(20)),
+    "vol_20d": Target(20, False, _volatility_ahead(20)),
 }
 
 
@@ -95,7 +92,9 @@ def samples(
     x = features(prices, names, formulas).iloc[WARM_UP:]
     y = targets[target].formula(prices).iloc[WARM_UP:]
     known = y.iloc[: len(y) - targets[target].horizon]
-    holes = [*x.columns[~np.isfinite(x).all()], *([target] if not np.isfinite(known).all() else [])]
+    holes = [name for name in names if not np.isfinite(x[name]).all()]
+    if not np.isfinite(known).all():
+        holes.append(target)
     if holes:
         raise ValueError(f"not finite on some day: {', '.join(holes)}")
     return Samples(pd.DatetimeIndex(x.index), x.to_numpy(np.float64), y.to_numpy(np.float64))

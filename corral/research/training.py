@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from corral.handlers import Run, prefer_gpu
 from corral.research import datasets
-from corral.research.kinds import research_kind
-from corral.research.schema import FEATURES, Fold, Selection, TrainedModel, TrainModel
+from corral.research.kinds import research_kind, threads_of
+from corral.research.schema import FEATURES, NETWORKS, Fold, Selection, TrainedModel, TrainModel
 from corral.research.splits import Split, walk_forward
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ def train_model(params: TrainModel, run: Run) -> TrainedModel:
         Cancelled: the task was cancelled.
     """
     with datasets.research_extra():
-        from threadpoolctl import threadpool_limits
-
         from corral.research import families, targets
 
     target, family = targets.TARGETS[params.target], families.FAMILIES[params.family]
@@ -61,14 +59,13 @@ def train_model(params: TrainModel, run: Run) -> TrainedModel:
     splits = walk_forward(len(samples.days), target.horizon, params.splits)
     if selection and selection.until >= _date(samples, splits[0].test_start):
         raise ValueError(
-            f"the features were selected with prices up to {selection.until}, but predictions begin "
-            f"at {_date(samples, splits[0].test_start)}: give both tasks the same splits"
+            f"the features were selected with prices up to {selection.until}, but predictions "
+            f"begin at {_date(samples, splits[0].test_start)}: give both tasks the same splits"
         )
 
     fits = [(split, shuffled) for split in splits for shuffled in (False, True)]
     saved = msgspec.convert(run.checkpoint.load() or {}, Saved)
-    threads = max(1, int(run.cpus))
-    device = "cuda" if family.torch and run.gpus else "cpu"
+    device = "cuda" if params.family in NETWORKS and run.gpus else "cpu"
 
     def each_epoch(done: int, epochs: int, loss: float, state: bytes) -> None:
         saved.network = state
@@ -76,7 +73,7 @@ def train_model(params: TrainModel, run: Run) -> TrainedModel:
         run.progress((len(saved.predictions) + done / epochs) / len(fits), loss=loss)
         run.check_cancelled()
 
-    with threadpool_limits(threads):
+    with threads_of(run) as threads:
         for index in range(len(saved.predictions), len(fits)):
             run.check_cancelled()
             split, shuffled = fits[index]

@@ -3,8 +3,8 @@
     pip download --no-deps bokeh_sampledata==2026.1
     python corral/research/data/make_wiki_prices.py bokeh_sampledata-2026.1-py3-none-any.whl
 
-The rows of four companies are copied as they are; nothing is adjusted here (`corral.research.datasets`
-does that when it loads them). Nothing of Corral imports this file; it is run when the data changes.
+The rows of four companies are copied as they are; `corral.research.datasets` adjusts them when it
+loads them. Nothing of Corral imports this file; it is run when the data changes.
 """
 
 from __future__ import annotations
