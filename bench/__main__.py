@@ -17,11 +17,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bench import report
+from bench import ROOT, profiles, report
+from bench.bounds import judged
 from bench.figures import FIGURES
-from bench.machine import facts
+from bench.machine import facts, stolen
 from bench.peers import PEERS
-from bench.processes import ROOT, BenchError
+from bench.processes import BenchError
 from bench.results import Round, Run
 
 RESULTS = ROOT / "bench" / "results"
@@ -61,21 +62,24 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def measure(module: str, name: str, folder: Path, share: float) -> Round:
+def measure(name: str, folder: Path, share: float, samples: Path | None = None) -> Round:
     """Runs one measurement in a process and a folder of its own, and returns its figures.
+
+    `samples` is where a sampler puts what it sees of the broker; figures are then worth nothing.
 
     Raises:
         BenchError: it failed or took too long; whatever it had started is ended.
     """
+    module = "bench.client" if name in PEERS else "bench.figures"
     own = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder))
-    command = [sys.executable, "-m", module, name, str(own), str(share)]
     child = subprocess.Popen(
-        command,
+        [sys.executable, "-m", module, name, str(own), str(share)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         cwd=ROOT,
+        env=os.environ | ({profiles.FOLDER: str(samples)} if samples else {}),
     )
     try:
         output, errors = child.communicate(timeout=MEASUREMENT_SECONDS)
@@ -83,9 +87,7 @@ def measure(module: str, name: str, folder: Path, share: float) -> Round:
             raise BenchError(f"{name} failed; its logs are in {own}\n{errors.strip()}")
         figures: Round = json.loads(output)
     except BaseException as failure:
-        with suppress(
-            ProcessLookupError
-        ):  # its group is its own session: it and all that it started
+        with suppress(ProcessLookupError):  # its group is its own session: all that it started
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         if isinstance(failure, subprocess.TimeoutExpired):
@@ -99,9 +101,8 @@ def measure(module: str, name: str, folder: Path, share: float) -> Round:
 
 def run(options: argparse.Namespace) -> Run:
     """Measures everything that was asked for."""
+    stolen_before, ticks_before = stolen()
     chosen = options.only or [*PEERS, *FIGURES]
-    peers = [name for name in PEERS if name in chosen]
-    figures = [name for name in FIGURES if name in chosen]
     share = 0.2 if options.quick else 1.0
     result = Run(
         command=" ".join(["bash bench/run.sh", *sys.argv[1:]]),
@@ -110,13 +111,21 @@ def run(options: argparse.Namespace) -> Run:
         machine=facts(options.folder),
     )
     for number in range(options.rounds):
-        for name in peers:
-            figures_of_round = measure("bench.client", name, options.folder, share)
-            result.peers.setdefault(name, []).append(figures_of_round)
-            tell(f"round {number + 1} of {options.rounds}, {name}", figures_of_round)
-    for name in figures:
-        result.figures[name] = measure("bench.figures", name, options.folder, share)
+        for name in filter(chosen.__contains__, PEERS):
+            measured = measure(name, options.folder, share)
+            result.peers.setdefault(name, []).append(measured)
+            tell(f"round {number + 1} of {options.rounds}, {name}", measured)
+    for name in filter(chosen.__contains__, FIGURES):
+        result.figures[name] = measure(name, options.folder, share)
         tell(name, result.figures[name])
+    missed = {verdict.bound.culprit for verdict in judged(result) if verdict.ratio < 1} - {""}
+    for name in sorted(missed):
+        with tempfile.TemporaryDirectory(dir=options.folder) as samples:
+            measure(name, options.folder, share, Path(samples))
+            result.profiles[name] = profiles.shares(Path(samples))
+    stolen_after, ticks_after = stolen()
+    share_stolen = (stolen_after - stolen_before) / (ticks_after - ticks_before)
+    result.machine["cpu_stolen_by_the_host"] = f"{share_stolen:.1%}"
     result.machine["load_at_end"] = round(os.getloadavg()[0], 2)
     return result
 

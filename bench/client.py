@@ -1,73 +1,17 @@
-"""One measurement of one peer: this process is the client. Prints the figures as JSON.
-
-Every payload is random and every returned byte is compared with it, inside the measured time.
-"""
+"""One measurement of one peer: this process is the client. Prints the figures as JSON."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import quantiles
 
 from bench import private_redis
-from bench.peers import PEERS, Session
-from bench.processes import BenchError, cpu_seconds
+from bench.measure import collect_all, payloads, round_trips, throughput
+from bench.peers import PEERS
 
-PAYLOAD_BYTES = 256
 WARM_UP = 200
-
-
-def payloads(count: int) -> list[bytes]:
-    """Returns that many random payloads."""
-    noise = os.urandom(count * PAYLOAD_BYTES)
-    return [noise[start : start + PAYLOAD_BYTES] for start in range(0, len(noise), PAYLOAD_BYTES)]
-
-
-def collect_all(session: Session, sent: Sequence[bytes]) -> None:
-    """Sends every payload and takes every result.
-
-    Raises:
-        BenchError: a result is missing, came twice, or differs from what was sent.
-    """
-    missing = set(range(len(sent)))
-    for position, returned in session.collect(sent):
-        if returned != sent[position]:
-            raise BenchError(f"task {position} returned other bytes than it was given")
-        if position not in missing:
-            raise BenchError(f"task {position} returned twice")
-        missing.discard(position)
-    if missing:
-        raise BenchError(f"{len(missing)} of {len(sent)} results are missing")
-
-
-def throughput(session: Session, tasks: int) -> dict[str, float]:
-    """Returns tasks per second, and the broker's CPU time per task in microseconds."""
-    sent = payloads(tasks)
-    cpu, started = cpu_seconds(session.broker), time.perf_counter()
-    collect_all(session, sent)
-    seconds = time.perf_counter() - started
-    return {
-        "tasks_per_s": tasks / seconds,
-        "cpu_us": (cpu_seconds(session.broker) - cpu) / tasks * 1e6,
-    }
-
-
-def round_trips(session: Session, trips: int) -> dict[str, float]:
-    """Returns the median and the 99th percentile of one task at a time, in microseconds."""
-    taken = []
-    for payload in payloads(trips):
-        started = time.perf_counter()
-        returned = session.trip(payload)
-        taken.append((time.perf_counter() - started) * 1e6)
-        if returned != payload:
-            raise BenchError("a round trip returned other bytes than it was given")
-    cuts = quantiles(taken, n=100, method="inclusive")
-    return {"p50_us": cuts[49], "p99_us": cuts[98]}
 
 
 def main(name: str, folder: str, share: str) -> None:

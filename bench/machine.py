@@ -43,6 +43,12 @@ def facts(folder: Path) -> dict[str, str | float]:
     }
 
 
+def stolen() -> tuple[int, int]:
+    """Returns CPU ticks since boot that the host took from this virtual machine, and all ticks."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
 def processor() -> str:
     """Returns the model name that the kernel gives."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -57,7 +63,7 @@ def file_system(folder: Path) -> str:
     mounts = [
         part for part in psutil.disk_partitions(all=True) if real.is_relative_to(part.mountpoint)
     ]
-    return max(mounts, key=lambda part: len(part.mountpoint)).fstype
+    return str(max(mounts, key=lambda part: len(part.mountpoint)).fstype)
 
 
 def fdatasync_us(folder: Path) -> float:

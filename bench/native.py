@@ -9,16 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from subprocess import Popen
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 import zmq
 
-from bench.processes import BIN, BenchError, process
+from bench.daemons import endpoint
+from bench.processes import BenchError
 from corral import messages, wire
 from corral.messages import Answer, BrokerView, Call
 from corral.tasks import Spec, Variant
@@ -29,19 +26,6 @@ IN_FLIGHT = 8  # messages sent and not yet answered
 PATIENCE_MS = 60_000
 
 SomeAnswer = TypeVar("SomeAnswer", bound=Answer)
-
-
-@contextmanager
-def broker(data: Path, port: int, log: Path) -> Iterator[Popen[bytes]]:
-    """Runs a broker on `data`; returns at once, so the caller decides what `up` means."""
-    endpoint = endpoint_of(port)
-    with process(BIN / "corral-broker", "--data", data, "--bind", endpoint, log=log) as child:
-        yield child
-
-
-def endpoint_of(port: int) -> str:
-    """Returns the loopback endpoint of a port."""
-    return f"tcp://127.0.0.1:{port}"
 
 
 def document(name: str, kinds: tuple[str, ...] = ("echo",), slots: int = 1) -> messages.Document:
@@ -62,11 +46,13 @@ class Caller:
         self._socket.setsockopt(
             zmq.RECONNECT_IVL, 2
         )  # a broker that starts is met within milliseconds
-        self._socket.connect(endpoint_of(port))
+        self._socket.connect(endpoint(port))
         self._requests = (b"bench-%d-%s" % (number, os.urandom(4)) for number in itertools.count())
 
-    def close(self) -> None:
-        """Closes the socket."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         self._socket.close()
 
     def call(self, make: type[Call], answer: type[SomeAnswer], *fields: object) -> SomeAnswer:
@@ -133,7 +119,7 @@ class Caller:
 def announce(context: zmq.Context[zmq.Socket[bytes]], port: int) -> None:
     """Makes the kind `echo` known: a worker comes, announces it and leaves in order."""
     with context.socket(zmq.DEALER) as socket:
-        socket.connect(endpoint_of(port))
+        socket.connect(endpoint(port))
         welcomed(socket, "passing")
         socket.send_multipart(wire.disconnect())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from bench.processes import BenchError, free_port, process
+from bench.processes import BenchError, accepts, free_port, process
 
 URL = "BENCH_REDIS"  # the environment variable by which the peers' workers find it
 
@@ -40,7 +40,7 @@ def private_redis(folder: Path) -> Iterator[int]:
         server, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
         "--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0",
     )  # fmt: skip
-    with process(*command, log=folder / "redis.log", wait=port) as server_process:
+    with process(*command, log=folder / "redis.log", ready=accepts(port)) as server_process:
         with redis.Redis.from_url(url()) as client:
             durable = client.config_get("append*")
         if (durable["appendonly"], durable["appendfsync"]) != ("yes", "always"):

@@ -9,7 +9,6 @@ import os
 import random
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
+from bench import ROOT
+
 TICKS = os.sysconf("SC_CLK_TCK")
-STOP_SECONDS = 5.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 5.0  # then it is killed: taskiq, for one, would wait for a minute
 
 
 class BenchError(Exception):
@@ -46,52 +46,55 @@ def free_port() -> int:
 
 @contextmanager
 def process(
-    *command: str | Path, log: Path, wait: Callable[[], bool] | str | int | None = None
+    *command: str | Path, log: Path, ready: Callable[[], bool] = lambda: True
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a command until the block ends; its output goes to `log`.
-
-    `wait` says when the command is ready: a text in its log, a TCP port that accepts, or a
-    function that turns true.
+    """Runs a command until the block ends; its output goes to `log`, and `ready` says when it is.
 
     Raises:
         BenchError: it ended before it was ready, or was not ready within a minute.
     """
+    arguments = [str(part) for part in command]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with log.open("ab") as output:
-        child = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=output,
-            stderr=output,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
+        child = subprocess.Popen(arguments, stdout=output, stderr=output, env=environment)
     try:
-        if wait is not None:
-            await_ready(child, log, wait)
+        deadline = time.monotonic() + READY_SECONDS
+        while not ready():
+            if child.poll() is not None or time.monotonic() > deadline:
+                state = "is not ready" if child.returncode is None else f"ended: {child.returncode}"
+                raise BenchError(f"{' '.join(arguments)} {state}\n{tail(log)}")
+            time.sleep(0.005)
         yield child
     finally:
         stop(child)
 
 
-def await_ready(
-    child: subprocess.Popen[bytes], log: Path, wait: Callable[[], bool] | str | int
-) -> None:
-    """Blocks until `wait` holds (see `process`)."""
-    deadline = time.monotonic() + 60
-    while not _holds(wait, log):
-        if child.poll() is not None or time.monotonic() > deadline:
-            state = (
-                "not ready after 60 s" if child.poll() is None else f"ended with {child.returncode}"
-            )
-            raise BenchError(f"{' '.join(map(str, child.args))}: {state}\n{tail(log)}")  # type: ignore[arg-type]  # args is a list here
-        time.sleep(0.005)
+def await_true(condition: Callable[[], bool], what: str) -> None:
+    """Waits until a condition holds.
+
+    Raises:
+        BenchError: it did not within a minute.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise BenchError(f"after {READY_SECONDS:g} s it is still not so that {what}")
+        time.sleep(0.02)
 
 
-def _holds(wait: Callable[[], bool] | str | int, log: Path) -> bool:
-    if isinstance(wait, str):
-        return wait in log.read_text(errors="replace")
-    if isinstance(wait, int):
+def says(log: Path, text: str, times: int = 1) -> Callable[[], bool]:
+    """Returns a condition: the log holds a text so many times."""
+    return lambda: log.exists() and log.read_text(errors="replace").count(text) >= times
+
+
+def accepts(port: int) -> Callable[[], bool]:
+    """Returns a condition: somebody listens on a port of loopback."""
+
+    def connected() -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", wait)) == 0
-    return wait()
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    return connected
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:

@@ -8,7 +8,7 @@ from statistics import median
 
 import msgspec
 
-from bench.bounds import judged
+from bench.bounds import Bound, judged
 from bench.figures import FIGURES
 from bench.peers import PEERS
 from bench.results import Run
@@ -34,6 +34,9 @@ def tables(run: Run) -> str:
         ]
         parts += ["## Corral alone", _table(["measurement", "number", "value"], rows)]
     parts += ["## Bounds", _table(BOUND_HEAD, _bounds(run))]
+    for name, shares in run.profiles.items():
+        rows = [[share.function, f"{share.itself:.1%}", f"{share.total:.1%}"] for share in shares]
+        parts += [f"## Where the time went: {name}", _table(PROFILE_HEAD, rows)]
     return "\n\n".join(parts)
 
 
@@ -41,6 +44,7 @@ PEER_HEAD = (
     "peer", "keeps tasks", "tasks/s median (min-max)", "x plain", "x best durable",
     "p50 us", "p99 us", "broker CPU us/task",
 )  # fmt: skip
+PROFILE_HEAD = ("function of the broker", "itself", "with what it calls")
 BOUND_HEAD = ("bound", "goal", "measured", "of the goal", "verdict")
 
 
@@ -65,9 +69,9 @@ def _median(series: list[float], form: str) -> str:
 def _bounds(run: Run) -> Rows:
     return [
         [
-            verdict.what,
-            f"{_sense(verdict.at_least)} {verdict.goal:g} {verdict.unit}".rstrip(),
-            f"{verdict.value:,.4g} {verdict.unit}".rstrip(),
+            verdict.bound.what,
+            f"{_sense(verdict.bound)} {verdict.bound.goal:g} {verdict.bound.unit}".rstrip(),
+            f"{verdict.value:,.4g} {verdict.bound.unit}".rstrip(),
             f"{verdict.ratio:.2f}",
             verdict.word,
         ]
@@ -75,8 +79,8 @@ def _bounds(run: Run) -> Rows:
     ]
 
 
-def _sense(at_least: bool) -> str:
-    return "at least" if at_least else "at most"
+def _sense(bound: Bound) -> str:
+    return "at least" if bound.at_least else "at most"
 
 
 def _table(head: Sequence[str], rows: Rows) -> str:
@@ -94,8 +98,20 @@ def _table(head: Sequence[str], rows: Rows) -> str:
 
 def as_json(run: Run) -> str:
     """Returns the run by round, with its verdicts."""
-    document = asdict(run) | {"bounds": [asdict(verdict) for verdict in judged(run)]}
-    return msgspec.json.format(msgspec.json.encode(document)).decode()
+    verdicts = [
+        {
+            "what": verdict.bound.what,
+            "unit": verdict.bound.unit,
+            "sense": _sense(verdict.bound),
+            "goal": verdict.bound.goal,
+            "floor": verdict.bound.floor,
+            "value": verdict.value,
+            "ratio": verdict.ratio,
+            "verdict": verdict.word,
+        }
+        for verdict in judged(run)
+    ]
+    return msgspec.json.format(msgspec.json.encode(asdict(run) | {"bounds": verdicts})).decode()
 
 
 def facts(run: Run) -> str:

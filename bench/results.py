@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bench.peers import FSYNC, PEERS
+from bench.profiles import Share
 
 Round = dict[str, float]
 
@@ -21,6 +22,8 @@ class Run:
     peers: dict[str, list[Round]] = field(default_factory=dict)
     # figure of Corral alone -> its numbers
     figures: dict[str, Round] = field(default_factory=dict)
+    # measurement that missed a bound -> where its time went, from a run of its own
+    profiles: dict[str, list[Share]] = field(default_factory=dict)
 
     def series(self, peer: str, number: str) -> list[float]:
         """Returns a number of a peer by round; empty if it was not measured."""

@@ -14,8 +14,9 @@ from statistics import median
 
 import zmq
 
-from bench.native import Caller, broker, endpoint_of
-from bench.processes import BIN, BenchError, free_port, process
+from bench.daemons import broker, worker
+from bench.native import Caller
+from bench.processes import await_true, free_port
 from corral import messages
 
 SHALLOW, DEEP = 1_000, 1_000_000
@@ -32,15 +33,10 @@ class Fleet:
     ) -> None:
         folder.mkdir()
         port = free_port()
-        stack.enter_context(broker(folder / "data", port, folder / "broker.log"))
-        self.caller = Caller(context, port)
-        stack.callback(self.caller.close)
+        stack.enter_context(broker(folder, port))
+        self.caller = stack.enter_context(Caller(context, port))
         for name in WORKERS:
-            command = (
-                BIN / "corral-worker", "--broker", endpoint_of(port), "--name", name,
-                "--slots", "1", "--data", folder / name,
-            )  # fmt: skip
-            stack.enter_context(process(*command, log=folder / f"{name}.log"))
+            stack.enter_context(worker(folder, port, name))
         self._await(available=len(WORKERS))
         self.rest()
 
@@ -64,12 +60,10 @@ class Fleet:
         self.rest()
         return tasks / seconds
 
-    def _await(self, **counts: int) -> None:
-        deadline = time.monotonic() + 60
-        while not counts.items() <= self.caller.status().workers.items():
-            if time.monotonic() > deadline:
-                raise BenchError(f"workers are {self.caller.status().workers}, expected {counts}")
-            time.sleep(0.02)
+    def _await(self, **wanted: int) -> None:
+        await_true(
+            lambda: wanted.items() <= self.caller.status().workers.items(), f"workers are {wanted}"
+        )
 
 
 def measure(folder: Path, share: float) -> dict[str, float]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import zmq
 
-from bench.native import Caller, broker, endpoint_of, welcomed
+from bench.daemons import broker, endpoint
+from bench.native import Caller, welcomed
 from bench.processes import BenchError, cpu_seconds, free_port
 from corral import wire
 
@@ -28,21 +29,19 @@ def measure(folder: Path, share: float) -> dict[str, float]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # inherited by the broker
     with zmq.Context() as context, ExitStack() as stack:
         context.set(zmq.MAX_SOCKETS, 2 * WORKERS)
-        child = stack.enter_context(broker(folder / "data", port, folder / "broker.log"))
+        child = stack.enter_context(broker(folder, port))
         sockets = []
         for number in range(workers):
             socket = stack.enter_context(context.socket(zmq.DEALER))
             socket.setsockopt(zmq.LINGER, 0)
-            socket.connect(endpoint_of(port))
+            socket.connect(endpoint(port))
             interval = welcomed(socket, f"idle-{number:04}").heartbeat
             sockets.append(socket)
         beat(sockets, interval, interval)  # all of them once, unmeasured
         before, started = cpu_seconds((child.pid,)), time.monotonic()
         beat(sockets, interval, SECONDS)
         share_of_core = (cpu_seconds((child.pid,)) - before) / (time.monotonic() - started)
-        caller = Caller(context, port)
-        stack.callback(caller.close)
-        alive = caller.status().workers
+        alive = stack.enter_context(Caller(context, port)).status().workers
     if alive.get("available") != workers:
         raise BenchError(f"{workers} workers were beating, the broker says {alive}")
     return {"percent_of_core": share_of_core * 100, "workers": workers, "interval_s": interval}

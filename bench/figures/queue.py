@@ -8,7 +8,8 @@ from statistics import median
 
 import zmq
 
-from bench.native import Caller, announce, broker
+from bench.daemons import broker
+from bench.native import Caller, announce
 from bench.processes import BenchError, free_port, resident_bytes
 
 TASKS = 100_000
@@ -20,46 +21,39 @@ def measure(folder: Path, share: float) -> dict[str, float]:
 
     Recovery runs from the start of the process: to its first answer, and to all tasks queued.
     """
-    tasks = int(TASKS * share)
-    data, log, port = folder / "data", folder / "broker.log", free_port()
+    tasks, port = int(TASKS * share), free_port()
     with zmq.Context() as context:
-        with broker(data, port, log) as child:
-            caller = Caller(context, port)
+        with broker(folder, port) as child, Caller(context, port) as caller:
             announce(context, port)
             caller.status()
             before = resident_bytes(child.pid)
             caller.submit(tasks)
             expect_queued(caller, tasks)
             grown = resident_bytes(child.pid) - before
-            caller.close()
             child.kill()
-        recoveries = [recover(context, data, port, log, tasks) for _ in range(KILLS)]
+        recoveries = [recover(context, folder, port, tasks) for _ in range(KILLS)]
     answered, queued = zip(*recoveries, strict=True)
     return {
+        "tasks": tasks,
         "bytes_per_task": grown / tasks,
         "first_answer_s": median(answered),
         "recovery_s": median(queued),
-        "tasks": tasks,
     }
 
 
 def recover(
-    context: zmq.Context[zmq.Socket[bytes]], data: Path, port: int, log: Path, tasks: int
+    context: zmq.Context[zmq.Socket[bytes]], folder: Path, port: int, tasks: int
 ) -> tuple[float, float]:
-    """Starts a broker on what a killed one left; returns both times. Kills it, too."""
+    """Starts a broker on what a killed one left and returns both times. Kills it, too."""
     started = time.monotonic()
-    with broker(data, port, log) as child:
-        caller = Caller(context, port)
-        try:
+    with broker(folder, port) as child, Caller(context, port) as caller:
+        view = caller.status()
+        answered = time.monotonic() - started
+        while view.tasks.get("queued", 0) < tasks:
             view = caller.status()
-            answered = time.monotonic() - started
-            while view.tasks.get("queued", 0) < tasks:
-                view = caller.status()
-            queued = time.monotonic() - started
-            expect_queued(caller, tasks)
-        finally:
-            caller.close()
-            child.kill()
+        queued = time.monotonic() - started
+        expect_queued(caller, tasks)
+        child.kill()
     return answered, queued
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from celery import Celery
 
+from bench import BIN
 from bench.peers import Session
 from bench.private_redis import private_redis, url
-from bench.processes import BIN, process
+from bench.processes import process, says
 
 app = Celery(__name__, broker=url(), backend=url())
 app.conf.update(
@@ -32,9 +33,10 @@ def start(folder: Path) -> Iterator[Session]:
         BIN / "celery", "-A", __name__, "worker", "--pool", "prefork", "--concurrency", "2",
         "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO",
     )  # fmt: skip
+    log = folder / "celery.log"
     with (
         private_redis(folder) as redis,
-        process(*worker, log=folder / "celery.log", wait=" ready."),
+        process(*worker, log=log, ready=says(log, " ready.")),
     ):
 
         def collect(payloads: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from distributed import Client, as_completed
 
+from bench import BIN
 from bench.peers import Session
-from bench.processes import BIN, free_port, process
+from bench.processes import accepts, free_port, process
 
 
 def echo(data: bytes) -> bytes:
@@ -38,7 +39,9 @@ def start(folder: Path) -> Iterator[Session]:
         "--local-directory", folder,
     )  # fmt: skip
     with ExitStack() as stack:
-        broker = stack.enter_context(process(*scheduler, log=folder / "scheduler.log", wait=port))
+        broker = stack.enter_context(
+            process(*scheduler, log=folder / "scheduler.log", ready=accepts(port))
+        )
         for name in ("w1", "w2"):
             stack.enter_context(process(*worker, "--name", name, log=folder / f"{name}.log"))
         client = stack.enter_context(Client(address))

@@ -12,9 +12,10 @@ from dramatiq.encoder import PickleEncoder
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
+from bench import BIN
 from bench.peers import Session
 from bench.private_redis import private_redis, url
-from bench.processes import BIN, process
+from bench.processes import process, says
 
 dramatiq.set_encoder(PickleEncoder())
 broker = RedisBroker(url=url())
@@ -42,12 +43,10 @@ def start(folder: Path) -> Iterator[Session]:
         "--worker-shutdown-timeout",
         "2000",
     )
-    ready = "Worker process is ready for action."
-
-    def both_ready() -> bool:
-        return log.read_text().count(ready) == 2
-
-    with private_redis(folder) as redis, process(*workers, log=log, wait=both_ready):
+    with (
+        private_redis(folder) as redis,
+        process(*workers, log=log, ready=says(log, "Worker process is ready", times=2)),
+    ):
 
         def collect(payloads: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
             for position, message in enumerate([echo.send(payload) for payload in payloads]):

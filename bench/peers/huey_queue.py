@@ -8,9 +8,10 @@ from pathlib import Path
 
 from huey import RedisHuey
 
+from bench import BIN
 from bench.peers import Session
 from bench.private_redis import private_redis, url
-from bench.processes import BIN, process
+from bench.processes import process, says
 
 POLL_SECONDS = 0.0005
 
@@ -38,9 +39,10 @@ def start(folder: Path) -> Iterator[Session]:
         "-g",
         "TERM",
     )
+    log = folder / "huey.log"
     with (
         private_redis(folder) as redis,
-        process(*consumer, log=folder / "huey.log", wait="consumer started"),
+        process(*consumer, log=log, ready=says(log, "consumer started")),
     ):
 
         def collect(payloads: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -11,7 +11,7 @@ import zmq
 
 from bench.peers import Session
 from bench.peers.plain_broker import READY
-from bench.processes import free_port, process
+from bench.processes import accepts, free_port, process, says
 
 
 @contextmanager
@@ -19,23 +19,14 @@ def start(folder: Path) -> Iterator[Session]:
     """Runs the broker and two workers."""
     ports = free_port(), free_port()
     front, back = (f"tcp://127.0.0.1:{port}" for port in ports)
+    python = (sys.executable, "-m")
     with ExitStack() as stack:
+        serve = (*python, "bench.peers.plain_broker", front, back)
         broker = stack.enter_context(
-            process(
-                sys.executable,
-                "-m",
-                "bench.peers.plain_broker",
-                front,
-                back,
-                log=folder / "broker.log",
-                wait=ports[1],
-            )
+            process(*serve, log=folder / "broker.log", ready=accepts(ports[1]))
         )
-        for name in ("w1", "w2"):
-            log = folder / f"{name}.log"
-            stack.enter_context(
-                process(sys.executable, "-m", "bench.peers.plain", back, log=log, wait="ready")
-            )
+        for log in (folder / "w1.log", folder / "w2.log"):
+            stack.enter_context(process(*python, __name__, back, log=log, ready=says(log, "ready")))
         context = stack.enter_context(zmq.Context())
         socket = stack.enter_context(context.socket(zmq.DEALER))
         socket.set_hwm(0)
@@ -43,10 +34,10 @@ def start(folder: Path) -> Iterator[Session]:
 
         def collect(payloads: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
             for number, payload in enumerate(payloads):
-                socket.send_multipart((number.to_bytes(4), payload))
+                socket.send(number.to_bytes(4) + payload)
             for _ in payloads:
-                position, data = socket.recv_multipart()
-                yield int.from_bytes(position), data
+                data = socket.recv()
+                yield int.from_bytes(data[:4]), data[4:]
 
         def trip(payload: bytes) -> bytes:
             return next(collect([payload]))[1]
@@ -56,7 +47,7 @@ def start(folder: Path) -> Iterator[Session]:
 
 def work(endpoint: str) -> None:
     """Takes a task, returns its body, until it is killed."""
-    socket = zmq.Context().socket(zmq.REQ)
+    socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(endpoint)
     socket.send(READY)
     print("ready", flush=True)

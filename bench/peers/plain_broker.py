@@ -38,14 +38,14 @@ def main(front: str, back: str) -> None:
     while True:
         ready = dict(poller.poll())
         if workers in ready:
-            for worker, _, client, *reply in received(workers):
+            for worker, client, *reply in received(workers):
                 idle.append(worker)
                 if client != READY:
                     clients.send_multipart([client, *reply])
         if clients in ready:
             queued.extend(received(clients))
         while idle and queued:
-            workers.send_multipart([idle.popleft(), b"", *queued.popleft()])
+            workers.send_multipart([idle.popleft(), *queued.popleft()])
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from taskiq import AsyncTaskiqTask
 from taskiq.serializers import PickleSerializer
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
+from bench import BIN
 from bench.peers import Session
 from bench.private_redis import private_redis, url
-from bench.processes import BIN, process
+from bench.processes import process, says
 
 IN_FLIGHT = 64
 POLL_SECONDS = 0.0005
@@ -56,12 +57,9 @@ def start(folder: Path) -> Iterator[Session]:
     log = folder / "taskiq.log"
     workers = (BIN / "taskiq", "worker", f"{__name__}:broker", "--workers", "2", "--no-parse")
 
-    def both_ready() -> bool:
-        return log.read_text().count("Listening started.") == 2
-
     with (
         private_redis(folder) as redis,
-        process(*workers, log=log, wait=both_ready),
+        process(*workers, log=log, ready=says(log, "Listening started", times=2)),
         asyncio.Runner() as runner,
     ):
         runner.run(broker.startup())
