@@ -28,6 +28,7 @@ class Submit(Struct, frozen=True, array_like=True):
     request: bytes
     tasks: list[Spec]
     collect: bool = False  #: send each outcome to this client as soon as it is recorded
+    resend: bool = False  #: the same request was sent before
 
 
 class Results(Struct, frozen=True, array_like=True):

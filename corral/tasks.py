@@ -135,7 +135,7 @@ class Retry(Struct, frozen=True, array_like=True):
     limit: int = 3  #: attempts after the first, for errors of the task itself
     lost_limit: int = 5  #: attempts after the first, for workers that vanished
     memory_limit: int = 2  #: attempts after the first, for running out of memory, each with 1.5 x
-    poison_limit: int = 3  #: workers or children that died under it before it fails for good
+    poison_limit: int = 3  #: attempts whose process died under it before it fails for good
     delay: float = 1.0  #: seconds before the first retry; doubles each time
     max_delay: float = 300.0  #: seconds, upper bound of the delay
     never: tuple[str, ...] = ()  #: error types that are not retried

@@ -1,0 +1,93 @@
+"""The kinds that workers have announced: what they need, what params fit, what identifies a task.
+
+What a kind does is a handler's affair (`corral.handlers`); which worker has it at present is in
+the registry. The catalog only grows: a kind stays known when its last worker leaves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from corral.errors import BadParams
+from corral.messages import Kind
+from corral.tasks import DEFAULT_NEEDS, Needs, Spec, content_id
+
+MAX_KINDS = 10_000
+
+
+class Entry:
+    """One kind and the means to judge params of it."""
+
+    __slots__ = ("kind", "needs", "validator")
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.needs: Needs = kind.needs or DEFAULT_NEEDS
+        self.validator: Any = _validator(kind.schema)
+
+    def judge(self, spec: Spec) -> Any:
+        """The params as builtins.
+
+        Raises:
+            BadParams: they do not fit the schema; names the path of the first field that is wrong.
+        """
+        try:
+            params = msgspec.msgpack.decode(spec.params)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as bad:
+            raise BadParams(kind=spec.kind, path="params", why=str(bad)) from None
+        if self.validator is not None:
+            wrong = min(
+                self.validator.iter_errors(params),
+                key=lambda e: list(map(str, e.path)),
+                default=None,
+            )
+            if wrong is not None:
+                raise BadParams(
+                    kind=spec.kind,
+                    path=".".join(map(str, wrong.path)) or "params",
+                    why=wrong.message,
+                )
+        return params
+
+    def content_id(self, spec: Spec, params: Any) -> str:
+        """The id of a task of this kind that its content identifies."""
+        kind = self.kind
+        return content_id(spec.kind, params, spec.after, kind.code_version, kind.data_snapshot)
+
+
+def _validator(schema: str) -> Any:
+    """A JSON Schema (draft 2020-12) validator; None when anything goes, or it is no schema."""
+    if not schema:
+        return None
+    from jsonschema import Draft202012Validator, SchemaError  # costs 60 ms: only with a schema
+
+    try:
+        document = msgspec.json.decode(schema)
+        Draft202012Validator.check_schema(document)
+    except (msgspec.MsgspecError, SchemaError):
+        return None
+    return Draft202012Validator(document)
+
+
+class Catalog:
+    """Every kind that was ever announced."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+
+    def get(self, kind: str) -> Entry | None:
+        """The entry of a kind; None when no worker has ever announced it."""
+        return self.entries.get(kind)
+
+    def news(self, kind: Kind) -> bool:
+        """Whether announcing `kind` would change anything."""
+        entry = self.entries.get(kind.kind)
+        if entry is None:
+            return len(self.entries) < MAX_KINDS
+        return entry.kind != kind
+
+    def announce(self, kind: Kind) -> None:
+        """Take `kind` in, or its newer code, data and needs."""
+        self.entries[kind.kind] = Entry(kind)

@@ -1,0 +1,32 @@
+"""What happens to the machine: three events, each with the time it is handled at.
+
+Frames are parsed before (`corral.wire`), and large values are on the disk already.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from corral.wire import Inbound
+
+
+class Heard(Struct, frozen=True, gc=False):
+    """A peer said something. `blobs`: token -> digest of a value that the shell put on disk."""
+
+    peer: bytes
+    message: Inbound
+    who: str = ""  #: the name of its key
+    blobs: dict[bytes, str] = {}
+
+
+class PeerLost(Struct, frozen=True, gc=False):
+    """A message could not be delivered: the peer's connection is gone."""
+
+    peer: bytes
+
+
+class Turn(Struct, frozen=True, gc=False):
+    """Everything that had arrived is handled: see to what is due, and place what can be placed."""
+
+
+Event = Heard | PeerLost | Turn

@@ -1,0 +1,689 @@
+"""The broker's mind: events in, effects out. Pure; time and randomness are arguments.
+
+The rules, in the order in which they matter:
+- What is decided is a fact. `_fact` lets it be so and puts it on the journal's next row; the shell
+  commits the row before it performs any other effect of the turn.
+- A task changes its state only by the table in `corral.tasks`, only through `BrokerState.apply`.
+- An attempt has a token. Only the current token of a task moves it; whoever else reports frees what
+  was booked, and changes nothing.
+- A cancelled or revoked attempt stays booked until its worker says that it is over, comes back
+  without it, or is gone.
+- Placing happens once a turn, after everything that had arrived is handled.
+
+Who may call what is checked before (`broker.auth`); registration and health of workers are in
+`broker.core.fleet`, plain Majordomo peers in `broker.core.doors`, judging of submissions in
+`broker.core.admission`, the order of placing in `broker.core.placement`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from broker.core import admission
+from broker.core.doors import Doors
+from broker.core.effects import (
+    AssignTask,
+    Effect,
+    Persist,
+    ReplyToClient,
+    SendToWorker,
+    Telemetry,
+)
+from broker.core.events import Event, Heard, PeerLost, Turn
+from broker.core.facts import Accepted, Admitted, Assigned, Closed, Fact, Moved, Saved
+from broker.core.fleet import Fleet
+from broker.core.placement import Placed, Round
+from broker.core.queues import RequestClass
+from broker.core.resources import Admission, Worker
+from broker.core.state import Attempt, BrokerState, TaskRecord
+from corral import errors
+from corral.messages import (
+    Accepted as AcceptedAnswer,
+)
+from corral.messages import (
+    Call,
+    Cancel,
+    CancelAttempts,
+    Checkpoint,
+    Done,
+    Drain,
+    DrainWorker,
+    Ended,
+    Finished,
+    Nack,
+    Outcome,
+    Outcomes,
+    Progress,
+    Recall,
+    Refused,
+    Resources,
+    ResultAck,
+    Results,
+    Resume,
+    Retry,
+    Submit,
+)
+from corral.settings import BrokerSettings
+from corral.tasks import Cause, Failure, State
+from corral.tasks import Retry as Policy
+from corral.wire import Called, Dialect, Extended
+
+DEFAULT_POLICY = Policy()
+_NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
+
+
+class Collector(NamedTuple):
+    """A native client that waits for single outcomes. `request` empty: from a submission."""
+
+    peer: bytes
+    request: bytes
+
+
+class Broker:
+    """The state machine. `seed` makes its tokens and its jitter; `epoch` fences old brokers."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        seed: bytes,
+        epoch: int = 1,
+        state: BrokerState | None = None,
+        now: float = 0.0,
+    ) -> None:
+        self.settings = settings
+        self.state = state or BrokerState(settings)
+        self.seed = seed
+        self.epoch = epoch
+        self.prefix = b"\x01" + epoch.to_bytes(4, "big") + blake2b(seed, digest_size=8).digest()
+        self.tokens = 0
+        self.facts: list[Fact] = []
+        self.effects: list[Effect] = []
+        self.timers: list[tuple[float, int, Callable[..., None], Any]] = []
+        self._timer = 0
+        self.refused: Counter[str] = Counter()  #: messages that were turned away, by reason
+        self.collecting: dict[bytes, int] = {}  #: outstanding outcomes of a `Results` by request
+        self._collector: dict[bytes, tuple[Collector]] = {}
+        self._round_at: float | None = None  #: when placing must be tried again
+        self.fleet = Fleet(self, now)
+        self.doors = Doors(self)
+        self._rearm(now)
+
+    # --- the interface --------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """What follows from an event. Never raises for anything a peer did."""
+        if type(event) is Heard:
+            self._heard(event, now)
+        elif type(event) is Turn:
+            self._turn(now)
+        elif type(event) is PeerLost:
+            self.fleet.peer_lost(event.peer, now)
+        effects, self.effects = self.effects, []
+        if self.facts:
+            effects.insert(0, Persist(self.facts))
+            self.facts = []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When the shell must come back with a Turn, at the latest."""
+        times = [self.fleet.next_sweep]
+        if self.timers:
+            times.append(self.timers[0][0])
+        if self._round_at is not None:
+            times.append(self._round_at)
+        return min(times)
+
+    def check(self) -> None:
+        """Every invariant; raises AssertionError with the first that is broken."""
+        self.state.check()
+        self.fleet.check()
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _fact(self, fact: Fact) -> None:
+        self.state.apply(fact)
+        self.facts.append(fact)
+
+    def at(self, when: float, action: Callable[..., None], argument: Any) -> None:
+        """Call `action(argument, now)` at the first turn after `when`."""
+        self._timer += 1
+        heapq.heappush(self.timers, (when, self._timer, action, argument))
+
+    def _rearm(self, now: float) -> None:
+        """Set the timers of a state that was loaded."""
+        for task in self.state.tasks.values():
+            if task.retry_at is not None:
+                self.at(task.retry_at, self._retry_due, task.id)
+            if task.queue_limit is not None and task.live and task.started is None:
+                self.at(task.opened + task.queue_limit, self._queue_limit, task.id)
+        for worker in self.state.workers.values():
+            if worker.deadline is not None:
+                self.at(worker.deadline, self._drain_deadline, worker.name)
+
+    def _heard(self, event: Heard, now: float) -> None:
+        message = event.message
+        if isinstance(message, Called):
+            self._called(event, message.call, now)
+        elif isinstance(message, Extended):
+            worker = self.fleet.sender(event.peer, now)
+            handler = _EXTENSIONS.get(type(message.message))
+            if worker is not None and handler is not None:
+                handler(self, event, worker, message.message, now)
+        else:
+            self.doors.heard(event, now)
+
+    def _called(self, event: Heard, call: Call, now: float) -> None:
+        handler = _CALLS.get(type(call))
+        if handler is None:
+            return
+        try:
+            handler(self, event, call, now)
+        except errors.CorralError as error:
+            self.refused[error.code] += 1
+            self.reply(event.peer, call, Refused(call.request, error.code, error.fields))
+
+    def reply(self, peer: bytes, call: Call, answer: Any, final: bool = True) -> None:
+        """Answer a call."""
+        self.effects.append(
+            ReplyToClient(peer, f"corral.{type(call).__name__.lower()}", answer, final)
+        )
+
+    def _turn(self, now: float) -> None:
+        timers = self.timers
+        while timers and timers[0][0] <= now:
+            _, _, action, argument = heapq.heappop(timers)
+            action(argument, now)
+        self.fleet.sweep(now)
+        queue = self.state.queue
+        if queue.size and (queue.changed or (self._round_at is not None and self._round_at <= now)):
+            queue.changed = False
+            turn = Round(self.state, now, lambda placed: self._assign(placed, now))
+            turn.run()
+            self._round_at = turn.again
+            queue.changed = False
+        elif not queue.size:
+            self._round_at = None
+
+    # --- clients --------------------------------------------------------------------------
+
+    def _submit(self, event: Heard, call: Submit, now: float) -> None:
+        planned = admission.plan(self.state, call)
+        known: list[int] = []
+        warnings: dict[str, None] = {}
+        ids: list[str] | None = None
+        warned: set[RequestClass] = set()
+        peer = event.peer
+        tasks = self.state.tasks
+        ended: list[TaskRecord] = []
+        for index, one in enumerate(planned):
+            task = tasks.get(one.id)
+            if task is None:
+                task = self.accept(one, now)
+            elif one.reopen and not task.live:
+                self.reopen(task, now, "submitted again")
+            else:
+                known.append(index)
+            if one.content:
+                ids = ids or []
+            if call.collect:
+                if task.live:
+                    self._collect(task, peer, b"")
+                else:
+                    ended.append(task)
+            if task.lane is not None and task.klass not in warned:
+                warned.add(task.klass)
+                text = admission.warning(self.state, task.klass)
+                if text:
+                    warnings[text] = None
+        if ids is not None:
+            ids = [one.id for one in planned]
+        self.reply(peer, call, AcceptedAnswer(call.request, ids, known, list(warnings)))
+        if ended:
+            items = [outcome_of(task) for task in ended]
+            self.reply(peer, call, Outcomes(b"", items), final=False)
+
+    def accept(self, one: admission.Planned, now: float) -> TaskRecord:
+        """Make a planned task."""
+        spec = one.spec
+        waiting = False
+        parents = self.state.tasks
+        if spec.after:
+            waiting = any(parents[id].state is not State.SUCCEEDED for id in spec.after.values())
+        self._fact(Accepted(now, one.id, spec, one.content, waiting, spec.queue_limit))
+        task = self.state.tasks[one.id]
+        if spec.queue_limit is not None:
+            self.at(now + spec.queue_limit, self._queue_limit, one.id)
+        if waiting:
+            self._abort_if_lost(task, now)
+        return task
+
+    def _abort_if_lost(self, task: TaskRecord, now: float) -> None:
+        for name, id in task.spec.after.items():
+            parent = self.state.tasks[id]
+            if not parent.live and parent.state is not State.SUCCEEDED:
+                why = f"its parent {name} ({id}) is {parent.state}"
+                self.move(task, Cause.PARENT_LOST, now, why)
+                return
+
+    def reopen(self, task: TaskRecord, now: float, why: str) -> None:
+        """Open a new run of a task that ended without success, and of such parents."""
+        stack = [task]
+        while stack:
+            one = stack[-1]
+            lost = [
+                parent
+                for id in one.spec.after.values()
+                if not (parent := self.state.tasks[id]).live and parent.state is not State.SUCCEEDED
+            ]
+            if lost:
+                stack += lost
+                continue
+            stack.pop()
+            if one.live or one.state is State.SUCCEEDED:
+                continue
+            waiting = any(
+                self.state.tasks[id].state is not State.SUCCEEDED for id in one.spec.after.values()
+            )
+            self._fact(Moved(now, one.id, Cause.REOPEN_WAITING if waiting else Cause.REOPEN, why))
+            if one.queue_limit is not None:
+                self.at(now + one.queue_limit, self._queue_limit, one.id)
+
+    def _collect(self, task: TaskRecord, peer: bytes, request: bytes) -> None:
+        if request:
+            entry = (Collector(peer, request),)
+        else:
+            shared = self._collector.get(peer)
+            if shared is None:
+                if len(self._collector) > 10_000:
+                    self._collector.clear()
+                shared = self._collector[peer] = (Collector(peer, b""),)
+            entry = shared
+        if not task.collectors:
+            task.collectors = entry
+        elif entry[0] not in task.collectors:
+            # A client that asks anew takes the place of what it asked before.
+            kept = tuple(c for c in task.collectors if c[0] != peer or request)
+            task.collectors = (*kept[-16:], *entry)
+
+    def _results(self, event: Heard, call: Results, now: float) -> None:
+        ended: list[Outcome] = []
+        open_ = 0
+        for id in call.ids:
+            task = self.state.tasks.get(id)
+            if task is None:
+                raise errors.NotFound(noun="task", name=id)
+            if not task.live:
+                ended.append(outcome_of(task))
+            elif call.wait:
+                open_ += 1
+        if open_:
+            self.collecting[call.request] = open_
+            for id in call.ids:
+                if (task := self.state.tasks[id]).live:
+                    self._collect(task, event.peer, call.request)
+        self.reply(event.peer, call, Outcomes(call.request, ended, not open_), final=not open_)
+
+    def _cancel(self, event: Heard, call: Cancel, now: float) -> None:
+        changed, unchanged = [], {}
+        for id in call.ids:
+            task = self.state.tasks.get(id)
+            if task is None:
+                unchanged[id] = "not found"
+            elif not task.live:
+                unchanged[id] = f"it is {task.state} already"
+            else:
+                self.cancel(task, now, call.reason or "cancelled by a client", event.who)
+                changed.append(id)
+        self.reply(event.peer, call, Done(call.request, changed, unchanged))
+
+    def cancel(self, task: TaskRecord, now: float, why: str, who: str = "") -> None:
+        """Cancel a task for good. What it holds stays booked until its worker lets go."""
+        attempt = task.attempt
+        self.move(task, Cause.CANCEL, now, f"{why} ({who})" if who else why)
+        if attempt is not None:
+            self.stop(attempt, why, self.settings.cancel_grace)
+
+    def stop(self, attempt: Attempt, reason: str, grace: float) -> None:
+        """Ask a worker to end an attempt; plain workers cannot be asked."""
+        worker = attempt.booking.worker
+        if worker.peer is not None and worker.native:
+            self.effects.append(
+                SendToWorker(worker.peer, CancelAttempts([attempt.token], reason, grace))
+            )
+
+    def _retry(self, event: Heard, call: Retry, now: float) -> None:
+        changed, unchanged = [], {}
+        for id in call.ids:
+            task = self.state.tasks.get(id)
+            if task is None:
+                unchanged[id] = "not found"
+            elif task.live or task.state is State.SUCCEEDED:
+                unchanged[id] = f"it is {task.state}"
+            else:
+                self.reopen(task, now, f"retried by {event.who or 'a client'}")
+                changed.append(id)
+        self.reply(event.peer, call, Done(call.request, changed, unchanged))
+
+    def _drain(self, event: Heard, call: Drain, now: float) -> None:
+        worker = self.state.workers.get(call.worker)
+        if worker is None:
+            raise errors.NotFound(noun="worker", name=call.worker)
+        if call.policy not in ("wait", "requeue", "kill"):
+            raise errors.Usage(what=f"the policy {call.policy} is none of wait, requeue, kill")
+        self.drain(worker, now, event.who or "an operator", call.reason, call.deadline, call.policy)
+        self.reply(event.peer, call, Done(call.request, [worker.name]))
+
+    def drain(
+        self, worker: Worker, now: float, by: str, why: str, deadline: float | None, policy: str
+    ) -> None:
+        """Fence a worker, take back what it has not begun, and wait for the rest."""
+        until = None if deadline is None else now + deadline
+        admitted = Admission.DRAINING if worker.bookings else Admission.DRAINED
+        self._fact(Admitted(now, worker.name, admitted.value, by, why, until, policy))
+        if worker.peer is not None and worker.native:
+            self.effects.append(SendToWorker(worker.peer, DrainWorker(True, why)))
+            tokens = [
+                attempt.token
+                for attempt in self.attempts_on(worker)
+                if not attempt.started and attempt.booking.open > 1
+            ]
+            if tokens:
+                self.effects.append(SendToWorker(worker.peer, Recall(tokens)))
+        if until is not None:
+            self.at(until, self._drain_deadline, worker.name)
+
+    def attempts_on(self, worker: Worker) -> list[Attempt]:
+        """Open attempts of one worker."""
+        return [a for a in self.state.attempts.values() if a.booking.worker is worker]
+
+    def _drain_deadline(self, name: str, now: float) -> None:
+        worker = self.state.workers.get(name)
+        if worker is None or worker.admission is not Admission.DRAINING:
+            return
+        if worker.deadline is None or worker.deadline > now or worker.drain_policy == "wait":
+            return
+        for attempt in self.attempts_on(worker):
+            if not attempt.revoked:
+                kill = worker.drain_policy == "kill"
+                why = f"drain of {name} reached its deadline"
+                if kill:
+                    self.cancel(attempt.task, now, why)
+                else:
+                    self.move(attempt.task, Cause.REQUEUE, now, why)
+                    self.stop(attempt, why, self.settings.cancel_grace)
+
+    def _resume(self, event: Heard, call: Resume, now: float) -> None:
+        worker = self.state.workers.get(call.worker)
+        if worker is None:
+            raise errors.NotFound(noun="worker", name=call.worker)
+        if worker.admission is not Admission.OPEN:
+            self._fact(Admitted(now, worker.name, Admission.OPEN.value, event.who))
+            if worker.peer is not None and worker.native:
+                self.effects.append(SendToWorker(worker.peer, DrainWorker(False)))
+        self.reply(event.peer, call, Done(call.request, [worker.name]))
+
+    # --- tasks ----------------------------------------------------------------------------
+
+    def move(self, task: TaskRecord, cause: Cause, now: float, why: str, outcome: str = "") -> None:
+        """Change a task's state without a report, and see to what follows."""
+        self._fact(Moved(now, task.id, cause, why, outcome))
+        if not task.live:
+            self.settle(task, now)
+
+    def settle(self, task: TaskRecord, now: float) -> None:
+        """A run is over: tell who waits for it, and its children."""
+        if task.collectors:
+            self._hand_out(task)
+        if not task.children:
+            return
+        for child in list(task.children):
+            if child.state is not State.WAITING:
+                continue
+            if task.state is not State.SUCCEEDED:
+                self._abort_if_lost(child, now)
+            elif child.waiting == 0:
+                self._fact(Moved(now, child.id, Cause.PARENTS_DONE))
+
+    def _hand_out(self, task: TaskRecord) -> None:
+        outcome = outcome_of(task)
+        collectors, task.collectors = task.collectors, None
+        for collector in collectors:
+            if type(collector) is not Collector:
+                self.doors.deliver(collector, task, outcome)
+                continue
+            peer, request = collector
+            if not request:
+                self.effects.append(
+                    ReplyToClient(peer, "corral.submit", Outcomes(b"", [outcome]), False)
+                )
+                continue
+            left = self.collecting.get(request, 1) - 1
+            if left:
+                self.collecting[request] = left
+            else:
+                self.collecting.pop(request, None)
+            answer = Outcomes(request, [outcome], not left)
+            self.effects.append(ReplyToClient(peer, "corral.results", answer, not left))
+
+    def _retry_due(self, id: str, now: float) -> None:
+        task = self.state.tasks.get(id)
+        if task is not None and task.retry_at is not None and task.retry_at <= now:
+            self._fact(Moved(now, id, Cause.DUE))
+
+    def _queue_limit(self, id: str, now: float) -> None:
+        task = self.state.tasks.get(id)
+        if task is None or not task.live or task.started is not None:
+            return
+        limit = task.queue_limit
+        # A run that was opened again has its own time; a timer of an earlier one is too early.
+        if limit is not None and now - task.opened >= limit - 1e-6:
+            self.move(task, Cause.EXPIRE, now, f"waited {limit:g} s, its limit")
+
+    # --- assignments ----------------------------------------------------------------------
+
+    def _assign(self, placed: Placed, now: float) -> None:
+        state, worker = self.state, placed.worker
+        booking = placed.booking
+        number = state.booking + 1 if booking is None else booking.number
+        first = self.tokens
+        self.tokens += len(placed.tasks)
+        self._fact(
+            Assigned(
+                now,
+                worker.name,
+                number,
+                placed.variant,
+                placed.gpus,
+                self.prefix,
+                first,
+                [task.id for task in placed.tasks],
+                placed.decision,
+            )
+        )
+        if booking is None:
+            worker.last_used = number
+            booking = state.ledger.bookings[number]
+            klass = placed.tasks[0].klass
+            if worker.native:
+                booking.klass = klass
+                klass.bookings[number] = booking
+        peer = worker.peer
+        assert peer is not None
+        dialect = Dialect(worker.dialect)
+        native = worker.native
+        append = self.effects.append
+        for task in placed.tasks:
+            attempt = task.attempt
+            assert attempt is not None
+            append(AssignTask(peer, dialect, native, attempt.token, task.id, number))
+        if not native:
+            token = placed.tasks[0].attempt.token  # type: ignore[union-attr]  # just assigned
+            limit = placed.tasks[0].spec.run_limit or self.settings.plain_run_limit
+            self.at(now + limit, self._plain_run_limit, token)
+
+    def _plain_run_limit(self, token: bytes, now: float) -> None:
+        attempt = self.state.attempts.get(token)
+        if attempt is not None and not attempt.revoked:
+            why = "its worker, which speaks plain Majordomo, did not answer within the run limit"
+            self.move(attempt.task, Cause.FAIL, now, why)
+
+    # --- workers report -------------------------------------------------------------------
+
+    def _finished(self, event: Heard, worker: Worker, message: Finished, now: float) -> None:
+        blobs = event.blobs
+        for ended in message.items:
+            self.ended(event.peer, worker, ended, blobs.get(ended.token, ""), now)
+        self.effects.append(SendToWorker(event.peer, ResultAck([message.seq])))
+
+    def ended(self, peer: bytes, worker: Worker, ended: Ended, blob: str, now: float) -> None:
+        """One attempt is over, says its worker."""
+        attempt = self.state.attempts.get(ended.token)
+        if attempt is None or attempt.booking.worker is not worker:
+            self.refused["late result"] += 1
+            return
+        task = attempt.task
+        if attempt.revoked:
+            self.refused["late result"] += 1
+            self._fact(Closed(now, ended.token, task.id, None, ended.outcome, ended.seconds))
+        elif ended.outcome == "ok":
+            booking = attempt.booking
+            if booking.klass is not None:
+                booking.klass.estimates[booking.variant].learn(ended.seconds)
+            self._fact(
+                Closed(
+                    now, ended.token, task.id, Cause.SUCCEED, "ok", ended.seconds, ended.value, blob
+                )
+            )
+            self.settle(task, now)
+        else:
+            self.move_failed(attempt, ended.outcome, ended.failure, now, ended.seconds)
+        if worker.admission is Admission.DRAINING:
+            self.fleet.drained(worker, now)
+
+    def move_failed(
+        self,
+        attempt: Attempt,
+        outcome: str,
+        failure: Failure | None,
+        now: float,
+        seconds: float = 0.0,
+    ) -> None:
+        """An attempt did not succeed: back off, queue again, or fail for good."""
+        task = attempt.task
+        failure = failure or Failure(outcome)
+        verdict = self._after_failure(task, outcome, failure, now, attempt.token)
+        cause, retry_at, memory = verdict
+        self._fact(
+            Closed(
+                now, attempt.token, task.id, cause, outcome, seconds, failure=failure,
+                retry_at=retry_at, memory_gb=memory,
+            )
+        )  # fmt: skip
+        if retry_at is not None:
+            self.at(retry_at, self._retry_due, task.id)
+        if not task.live:
+            self.settle(task, now)
+
+    def _after_failure(
+        self, task: TaskRecord, outcome: str, failure: Failure, now: float, token: bytes
+    ) -> tuple[Cause, float | None, float | None]:
+        """(cause, when the next attempt is due, what memory it asks for)."""
+        policy = task.spec.retry or DEFAULT_POLICY
+        if outcome in _NO_FAULT:
+            return Cause.REQUEUE, None, None
+        entry = self.state.catalog.get(task.spec.kind)
+        never = policy.never + (entry.kind.never if entry else ())
+        if outcome == "time_limit" or failure.type in never or failure.type == "bad_params":
+            return Cause.FAIL, None, None
+        count, limit = {
+            "out_of_memory": (task.memory_failures, policy.memory_limit),
+            "lost": (task.lost, policy.lost_limit),
+            "killed": (task.poison, policy.poison_limit - 1),
+        }.get(outcome, (task.errors, policy.limit))
+        if count >= limit:
+            return Cause.FAIL, None, None
+        if outcome == "lost":
+            return Cause.REQUEUE, None, None
+        memory = None
+        if outcome == "out_of_memory":
+            asked = max(need.memory_gb for need in self.state.needs_of(task))
+            memory = round(asked * 1.5, 3) or None
+        # Full jitter would retry at once too often; half of the delay is kept.
+        jitter = blake2b(self.seed + token, digest_size=2).digest()
+        share = 0.5 + int.from_bytes(jitter, "big") / 131072
+        delay = min(policy.max_delay, policy.delay * 2.0 ** min(count, 60)) * share
+        return Cause.BACK_OFF, now + delay, memory
+
+    def lose(self, attempt: Attempt, now: float, why: str) -> None:
+        """A worker that ran this is silent: revoke the token; what it held stays booked."""
+        task = attempt.task
+        policy = task.spec.retry or DEFAULT_POLICY
+        cause = Cause.FAIL if task.lost >= policy.lost_limit else Cause.REQUEUE
+        self.move(task, cause, now, why, "lost")
+
+    def _progress(self, event: Heard, worker: Worker, message: Progress, now: float) -> None:
+        for item in message.items:
+            attempt = self.state.attempts.get(item.token)
+            if attempt is None or attempt.booking.worker is not worker:
+                continue
+            attempt.started = True
+            if not item.started and not attempt.revoked:
+                attempt.fraction = min(1.0, max(0.0, item.fraction))
+                attempt.metrics = item.metrics
+                self.effects.append(
+                    Telemetry(now, attempt.task.id, attempt.fraction, attempt.metrics)
+                )
+
+    def _nack(self, event: Heard, worker: Worker, message: Nack, now: float) -> None:
+        for token in message.tokens:
+            ended = Ended(token, "recalled", failure=Failure("recalled", message.reason))
+            self.ended(event.peer, worker, ended, "", now)
+
+    def _checkpoint(self, event: Heard, worker: Worker, message: Checkpoint, now: float) -> None:
+        attempt = self.state.attempts.get(message.token)
+        blob = event.blobs.get(message.token, "")
+        if (
+            attempt is not None
+            and not attempt.revoked
+            and attempt.booking.worker is worker
+            and blob
+        ):
+            self._fact(Saved(attempt.task.id, blob))
+
+    def _drain_asked(self, event: Heard, worker: Worker, message: DrainWorker, now: float) -> None:
+        if message.draining and worker.admission is Admission.OPEN:
+            self.drain(worker, now, worker.name, message.reason or "it is stopping", None, "wait")
+
+    def _resources(self, event: Heard, worker: Worker, message: Resources, now: float) -> None:
+        self.fleet.resources(worker, message)
+
+
+def outcome_of(task: TaskRecord) -> Outcome:
+    """How an ended task ended, for its client."""
+    failure = task.failure
+    if failure is None and task.state is not State.SUCCEEDED:
+        why = task.story[-1].why if task.story else ""
+        failure = Failure(task.state.value, why)
+    return Outcome(task.id, task.state, task.value, task.blob, failure)
+
+
+_CALLS: dict[type[Call], Callable[[Broker, Heard, Any, float], None]] = {
+    Submit: Broker._submit,
+    Results: Broker._results,
+    Cancel: Broker._cancel,
+    Retry: Broker._retry,
+    Drain: Broker._drain,
+    Resume: Broker._resume,
+}
+_EXTENSIONS: dict[type[Any], Callable[[Broker, Heard, Worker, Any, float], None]] = {
+    Finished: Broker._finished,
+    Progress: Broker._progress,
+    Nack: Broker._nack,
+    Checkpoint: Broker._checkpoint,
+    DrainWorker: Broker._drain_asked,
+    Resources: Broker._resources,
+}
