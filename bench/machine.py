@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
 from pathlib import Path
 from statistics import median
 
 import psutil
 
+from bench import private_redis
 from bench.processes import BenchError
 
 SYNCS = 300
@@ -34,9 +34,7 @@ def facts(folder: Path) -> dict[str, str | float]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "redis": subprocess.run(["redis-server", "--version"], capture_output=True, text=True)
-        .stdout.split("v=")[-1]
-        .split()[0],
+        "redis": private_redis.version(),
         "file_system": kind,
         "fdatasync_us": round(fdatasync_us(folder), 1),
         "load": round(os.getloadavg()[0], 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,24 @@ def url() -> str:
     return os.environ[URL]
 
 
+def server() -> str:
+    """Returns the path of redis-server.
+
+    Raises:
+        BenchError: there is none.
+    """
+    path = shutil.which("redis-server")
+    if path is None:
+        raise BenchError("redis-server is missing; type: apt-get install redis-server")
+    return path
+
+
+def version() -> str:
+    """Returns the version of redis-server."""
+    told = subprocess.run([server(), "--version"], capture_output=True, text=True, check=True)
+    return told.stdout.partition("v=")[2].split()[0]
+
+
 @contextmanager
 def private_redis(folder: Path) -> Iterator[int]:
     """Runs Redis in `folder` and yields its process id.
@@ -32,12 +51,9 @@ def private_redis(folder: Path) -> Iterator[int]:
     Raises:
         BenchError: there is no redis-server, it does not start, or does not sync every write.
     """
-    server = shutil.which("redis-server")
-    if server is None:
-        raise BenchError("redis-server is missing; type: apt-get install redis-server")
     port = int(url().rpartition(":")[2].removesuffix("/0"))
     command = (
-        server, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
+        server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
         "--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0",
     )  # fmt: skip
     with process(*command, log=folder / "redis.log", ready=accepts(port)) as server_process:

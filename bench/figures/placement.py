@@ -30,7 +30,7 @@ from corral.wire import Called, Dialect, Extended, Parted, Readied
 WORKERS = 1_000
 TASKS = 100_000
 PER_MESSAGE = 500
-ENDS = 5_000
+ENDS = 2_000
 CPUS = (1.0, 2.0, 4.0, 8.0)
 MEMORY_GB = (0.5, 2.0, 8.0, 16.0, 32.0)
 CLASSES: list[Needs] = [
@@ -45,7 +45,7 @@ class Core:
     """The machine, its clock, and what it placed."""
 
     def __init__(self) -> None:
-        self._broker = Broker(BrokerSettings(), seed=1)
+        self._broker = Broker(BrokerSettings(), seed=b"bench")
         self._now = 1_000_000.0
         self.placed: list[AssignTask] = []
         self.seconds = 0.0
