@@ -1,0 +1,131 @@
+"""The SQLite database of a store: its schema, how it is made and opened, what its errors mean.
+
+One connection holds it exclusively. That keeps the index of the write-ahead log in this process
+(no shared memory, two system calls less for each commit) and keeps everybody else out, whatever
+happens to the lock file. What is read and written through the connection is in
+`broker.store.sqlite`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+
+from broker.store import files
+from corral.errors import StoreCorrupt, StoreFull, StoreInUse, StoreRefused
+
+NAME = "store.db"
+APPLICATION = 0x436F7272  #: "Corr" in the header: this file is ours
+VERSION = 1  #: of the schema; a newer one is refused
+
+#: Measured with entries of 0.3, 3 and 30 kB: 8 KiB pages cost as much CPU as 4 KiB ones for the
+#: small entries and a fifth less for the others (a page in the log is two writes and a checksum).
+_PAGE_BYTES = 8192
+
+_SCHEMA = f"""
+CREATE TABLE journal (
+    lsn INTEGER PRIMARY KEY, crc INTEGER NOT NULL, entry BLOB NOT NULL
+) STRICT;
+CREATE TABLE tasks (
+    id TEXT NOT NULL, state TEXT NOT NULL, live INTEGER NOT NULL, kind TEXT NOT NULL,
+    project TEXT NOT NULL, worker TEXT NOT NULL, submitted REAL NOT NULL, ended REAL,
+    lsn INTEGER NOT NULL, blobs TEXT NOT NULL, crc INTEGER NOT NULL, record BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX tasks_id ON tasks (id);
+CREATE INDEX tasks_listing ON tasks (submitted, id, state, kind, project, worker);
+CREATE INDEX tasks_live ON tasks (live) WHERE live;
+CREATE INDEX tasks_ended ON tasks (ended) WHERE ended IS NOT NULL;
+CREATE INDEX tasks_blobs ON tasks (blobs) WHERE blobs <> '';
+CREATE TABLE document (
+    one INTEGER PRIMARY KEY CHECK (one = 1), lsn INTEGER NOT NULL, crc INTEGER NOT NULL,
+    state BLOB NOT NULL
+) STRICT;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO meta VALUES ('epoch', 0), ('trimmed', 0);
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+"""
+
+
+def create(folder: Path) -> None:
+    """Make an empty database in `folder` unless it has one.
+
+    A draft first, so that a crash leaves no half-made database under the real name.
+    """
+    path, draft = folder / NAME, folder / "draft.db"
+    if path.exists():
+        return
+    for suffix in ("", "-wal", "-journal"):
+        files.remove(folder / f"{draft.name}{suffix}")
+    try:
+        connection = apsw.Connection(str(draft))
+        connection.pragma("page_size", _PAGE_BYTES)
+        _configure(connection)
+        connection.execute(f"BEGIN; {_SCHEMA} COMMIT")
+        connection.close()
+    except apsw.Error as error:
+        raise failure(error, folder) from error
+    files.replace(draft, path)
+    files.sync_folder(folder)
+
+
+def connect(folder: Path, wal_bytes: int) -> apsw.Connection:
+    """Open the database in `folder`.
+
+    Its write-ahead log is at least `wal_bytes` long from the start. SQLite begins it anew after a
+    checkpoint and ignores what follows the last valid frame (https://sqlite.org/fileformat2.html,
+    4.4), so zeros may stand there; and an fsync after overwriting is several times faster than one
+    after appending, which has to write the file's new length too.
+
+    Raises:
+        StoreCorrupt: it is no database, or was cut short.
+        StoreRefused: there is none, or it is another program's, or a newer Corral's.
+        StoreInUse: a process without the lock has it open.
+    """
+    path = folder / NAME
+    if not path.exists():
+        raise StoreRefused(path=folder, why="there is no store in it")
+    if not files.size(path):
+        raise StoreCorrupt(path=folder, why=f"{NAME} is empty")
+    files.extend(path.with_name(f"{NAME}-wal"), wal_bytes)
+    connection = apsw.Connection(str(path))
+    try:
+        _configure(connection)
+        application = connection.pragma("application_id")
+        version = connection.pragma("user_version")
+    except apsw.Error as error:
+        connection.close(force=True)
+        raise failure(error, folder) from error
+    if application != APPLICATION:
+        connection.close()
+        raise StoreRefused(path=folder, why=f"{NAME} belongs to another program")
+    if version > VERSION:
+        connection.close()
+        raise StoreRefused(
+            path=folder,
+            why=f"{NAME} was made by a newer Corral (schema {version}; this one knows {VERSION})",
+        )
+    return connection
+
+
+def failure(error: apsw.Error, folder: Path) -> Exception:
+    """What an error of SQLite means here; the error itself when it is a defect of ours."""
+    match error:
+        case apsw.FullError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.CantOpenError():
+            return StoreFull(why=f"{error} ({files.free(folder) >> 20} MiB free at {folder})")
+        case apsw.CorruptError() | apsw.NotADBError():
+            return StoreCorrupt(path=folder, why=f"{NAME}: {error}")
+        case apsw.BusyError() | apsw.LockedError():
+            return StoreInUse(path=folder, pid="unknown")
+        case _:
+            return error
+
+
+def _configure(connection: apsw.Connection) -> None:
+    connection.pragma("locking_mode", "exclusive")
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("synchronous", "full")
+    connection.pragma("cache_size", -16 * 1024)  # KiB
+    connection.pragma("trusted_schema", 0)
+    connection.wal_autocheckpoint(0)  # the store says when

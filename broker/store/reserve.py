@@ -1,0 +1,38 @@
+"""Room kept back on the disk, so that results still land when it is full (promise P15).
+
+A file that is really written, so that no file system can promise its space to somebody else.
+Giving it up and taking it back is all that happens here; when, the store decides.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from broker.store import files
+
+
+class Reserve:
+    """The file `reserve` of `size` bytes in the data folder."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self._path = folder / "reserve"
+        self._size = size
+
+    @property
+    def missing(self) -> int:
+        """Bytes that it takes to hold the reserve again."""
+        return max(0, self._size - files.size(self._path))
+
+    def hold(self) -> bool:
+        """Take the room; False when there is not enough. What does not compress stays written."""
+        if not self.missing:
+            return True
+        if files.extend(self._path, self._size, os.urandom(1 << 16)):
+            return True
+        self.release()
+        return False
+
+    def release(self) -> None:
+        """Give the room back to the file system."""
+        files.remove(self._path)

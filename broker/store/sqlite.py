@@ -1,0 +1,459 @@
+"""The embedded engine: one folder with a SQLite database, blobs and a lock. Contract: `Store`.
+
+    store.db (and -wal)   journal, rows, document        lock      who leads
+    blobs/DIGEST          large values                   reserve   room for when the disk is full
+
+Every commit is synced (`synchronous=FULL`); a checkpoint runs when the write-ahead log has grown by
+`_CHECKPOINT_PAGES`, after the commit that made it so. The database file does not shrink: pages that
+rows and journal leave are used again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import apsw
+
+from broker.store import Loaded, Row, Usage, database, files
+from broker.store.blobs import Blobs
+from broker.store.lock import Lock
+from broker.store.reserve import Reserve
+from corral.errors import Fenced, StoreCorrupt, StoreFull, StoreRefused
+
+_CHECKPOINT_PAGES = 512  #: 4 MiB of log: a pause of 0.3 ms (small entries) to 3 ms (large ones)
+_FAST_SYNC = 20e-6  #: seconds; no disk that keeps its promise is quicker
+
+_APPEND = "INSERT INTO journal VALUES (?, ?, ?)"
+_COLUMNS = "id, state, live, kind, project, worker, submitted, ended, lsn, blobs, crc, record"
+_PUT = f"""INSERT INTO tasks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET state = excluded.state, live = excluded.live,
+    kind = excluded.kind, project = excluded.project, worker = excluded.worker,
+    submitted = excluded.submitted, ended = excluded.ended, lsn = excluded.lsn,
+    blobs = excluded.blobs, crc = excluded.crc, record = excluded.record"""
+
+
+class SqliteStore:
+    """A store in the folder `path`. Nothing is opened before `lead`.
+
+    `reserve` is the room kept back for a full disk, `low` the free space below which the store
+    calls itself full before a write fails, `wal_bytes` the initial length of the log; all bytes.
+    """
+
+    def __init__(
+        self, path: Path, *, reserve: int = 16 << 20, low: int = 64 << 20, wal_bytes: int = 8 << 20
+    ) -> None:
+        self.path = path
+        self.epoch = 0
+        self.full = False
+        self.notes: tuple[str, ...] = ()
+        self._low = low
+        self._wal_bytes = wal_bytes
+        self._lock = Lock(path)
+        self._blobs = Blobs(path / "blobs")
+        self._reserve = Reserve(path, reserve)
+        self._connection: apsw.Connection | None = None
+        self.last = 0  #: newest journal row
+        self.trimmed = 0  #: newest journal row that is gone
+        self._journal_bytes = 0
+        self._log_pages = 0
+        self._checkpoint_at = _CHECKPOINT_PAGES
+
+    # --- leading ------------------------------------------------------------------------
+
+    def lead(self, owner: str) -> int:
+        """See `Store.lead`."""
+        try:
+            files.make_folder(self.path)
+            kind = files.filesystem(self.path)
+            if kind in files.NETWORK:
+                why = f"it is on {files.NETWORK[kind]}, where locks and fsync cannot be relied on"
+                raise StoreRefused(path=self.path, why=why)
+            self._lock.acquire()
+            database.create(self.path)
+            self._open()
+            self._take_over(owner)
+            self.notes = tuple(self._doubts(kind))
+        except OSError as error:
+            self.close()
+            raise StoreRefused(path=self.path, why=error.strerror) from error
+        except BaseException:
+            self.close()
+            raise
+        return self.epoch
+
+    def inspect(self) -> None:
+        """Open for reading, without leading. Raises what `lead` raises; makes nothing new."""
+        if not self.path.is_dir():
+            raise StoreRefused(path=self.path, why="there is no such folder")
+        self._lock.acquire()
+        try:
+            self._open()
+            self.db.pragma("query_only", 1)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._blobs.open()
+        self._connection = database.connect(self.path, self._wal_bytes)
+        self._connection.set_wal_hook(self._committed)
+        with self.guarded():
+            self.trimmed = self._meta("trimmed")
+            last, size = self._one("SELECT max(lsn), sum(length(entry)) FROM journal")
+            self.last = self.trimmed if last is None else last
+            self._journal_bytes = size or 0
+
+    def _take_over(self, owner: str) -> None:
+        epoch = self._meta("epoch") + 1
+        try:
+            self._set_meta("epoch", epoch)
+        except StoreFull:  # which gave the reserve up
+            self._set_meta("epoch", epoch)
+        files.sync_folder(self.path)  # the name of the log is durable too
+        self._lock.sign(epoch, owner)
+        self.epoch = epoch
+        self.full = self.full or self._room() < self._low or not self._reserve.hold()
+
+    def renew(self) -> None:
+        """See `Store.renew`."""
+        usurper = self._lock.usurper()
+        if usurper is not None:
+            mine, self.epoch = self.epoch, usurper
+            raise Fenced(mine=mine, current=usurper)
+        room = self._room()
+        if not self.full:
+            self.full = room < self._low
+        elif room >= 2 * self._low + self._reserve.missing:
+            self.full = not self._reserve.hold()
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()  # copies the log into the database and removes it
+            except apsw.Error:  # no room for that: the log stays and is read at the next start
+                connection.close(force=True)
+        self.epoch = 0
+        self._lock.release()
+
+    # --- the journal --------------------------------------------------------------------
+
+    def append(self, epoch: int, entry: bytes) -> int:
+        """See `Store.append`."""
+        if epoch != self.epoch:
+            raise Fenced(mine=epoch, current=self.epoch)
+        lsn = self.last + 1
+        try:
+            self.db.execute(_APPEND, (lsn, checksum(entry, lsn), entry))
+        except apsw.Error as error:
+            raise self._failed(error) from error
+        self.last = lsn
+        self._journal_bytes += len(entry)
+        if self._log_pages >= self._checkpoint_at:
+            self._checkpoint()
+        return lsn
+
+    def read(self, after: int, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """See `Store.read`."""
+        expected = max(after, self.trimmed) + 1
+        with self.guarded():
+            for lsn, crc, entry in self.db.execute(
+                "SELECT lsn, crc, entry FROM journal WHERE lsn > ? ORDER BY lsn LIMIT ?",
+                (after, -1 if limit is None else limit),
+            ):
+                if lsn != expected:
+                    raise self._corrupt(f"journal row {expected} is missing")
+                if checksum(entry, lsn) != crc:
+                    raise self._corrupt(f"journal row {lsn} was altered")
+                yield lsn, entry
+                expected += 1
+
+    def load(self) -> Loaded:
+        """See `Store.load`."""
+        with self.guarded():
+            found = self._one("SELECT lsn, crc, state FROM document") or (0, 0, b"")
+        lsn, crc, state = found
+        if crc32(state) != crc:
+            raise self._corrupt("the document was altered")
+        return Loaded(
+            state=state,
+            state_lsn=lsn,
+            rows=self._rows("tasks WHERE live"),
+            lsn=self.trimmed,
+            last=self.last,
+        )
+
+    def fold(
+        self,
+        epoch: int,
+        rows: Sequence[Row] = (),
+        deletes: Sequence[str] = (),
+        state: bytes | None = None,
+        trim_to: int = 0,
+    ) -> None:
+        """See `Store.fold`."""
+        if epoch != self.epoch:
+            raise Fenced(mine=epoch, current=self.epoch)
+        gone = 0
+        trim_to = min(trim_to, self.last)
+        with self._transaction() as db:
+            db.executemany(_PUT, map(_columns, rows))
+            db.executemany("DELETE FROM tasks WHERE id = ?", ((id,) for id in deletes))
+            if state is not None:
+                db.execute(
+                    "INSERT OR REPLACE INTO document VALUES (1, ?, ?, ?)",
+                    (self.last, crc32(state), state),
+                )
+            if trim_to > self.trimmed:
+                gone = self._one(
+                    "SELECT coalesce(sum(length(entry)), 0) FROM journal WHERE lsn <= ?", trim_to
+                )[0]
+                db.execute("DELETE FROM journal WHERE lsn <= ?", (trim_to,))
+                db.execute("UPDATE meta SET value = ? WHERE name = 'trimmed'", (trim_to,))
+        self.trimmed = max(self.trimmed, trim_to)
+        self._journal_bytes -= gone
+        if self._log_pages >= self._checkpoint_at:
+            self._checkpoint()
+
+    # --- the rows -----------------------------------------------------------------------
+
+    def find(self, ids: Iterable[str]) -> dict[str, Row]:
+        """See `Store.find`."""
+        wanted = tuple(ids)  # one statement for all: a tenth of a statement for each
+        if not wanted:
+            return {}
+        source = "carray(?) AS wanted CROSS JOIN tasks ON tasks.id = wanted.value"
+        return {row.id: row for row in self._rows(source, apsw.carray(wanted))}
+
+    def prefix(self, prefix: str, limit: int = 10) -> list[str]:
+        """See `Store.prefix`."""
+        with self.guarded():
+            found = self.db.execute(
+                "SELECT id FROM tasks WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+                (prefix, prefix + "\U0010ffff", limit),
+            )
+            return [id for (id,) in found]
+
+    def query(
+        self,
+        states: Collection[str] = (),
+        kind: str = "",
+        project: str = "",
+        worker: str = "",
+        limit: int = 100,
+        before: tuple[float, str] | None = None,
+    ) -> list[Row]:
+        """See `Store.query`."""
+        conditions = {
+            f"state IN ({', '.join('?' * len(states))})": tuple(states),
+            "kind = ?": (kind,) if kind else (),
+            "project = ?": (project,) if project else (),
+            "worker = ?": (worker,) if worker else (),
+            "(submitted, id) < (?, ?)": before or (),
+        }
+        asked = {text: values for text, values in conditions.items() if values}
+        where = f"WHERE {' AND '.join(asked)}" if asked else ""
+        values = [value for values in asked.values() for value in values]
+        return list(
+            self._rows(f"tasks {where} ORDER BY submitted DESC, id DESC LIMIT ?", *values, limit)
+        )
+
+    def expired(self, before: float, limit: int = 1000) -> list[str]:
+        """See `Store.expired`."""
+        with self.guarded():
+            found = self.db.execute(
+                "SELECT id FROM tasks WHERE ended < ? ORDER BY ended LIMIT ?", (before, limit)
+            )
+            return [id for (id,) in found]
+
+    # --- blobs --------------------------------------------------------------------------
+
+    def blob_put(self, data: bytes) -> str:
+        """See `Store.blob_put`."""
+        try:
+            return self._blobs.put(data)
+        except OSError as error:
+            if error.errno not in files.NO_ROOM:
+                raise
+            self._give_way()
+            raise StoreFull(why=f"{error.strerror} at {self.path}") from error
+
+    def blob_get(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
+        """See `Store.blob_get`."""
+        return self._blobs.get(digest, offset, size)
+
+    def blob_size(self, digest: str) -> int:
+        """See `Store.blob_size`."""
+        return self._blobs.size(digest)
+
+    def sweep(self, keep: Collection[str], older_than: float, limit: int = 50) -> int:
+        """See `Store.sweep`."""
+        return self._blobs.sweep({*keep, *self.named()}, older_than, limit)
+
+    def named(self) -> Iterator[str]:
+        """The digests that rows name."""
+        with self.guarded():
+            for (digests,) in self.db.execute("SELECT blobs FROM tasks WHERE blobs <> ''"):
+                yield from digests.split()
+
+    # --- the whole ----------------------------------------------------------------------
+
+    def backup(self, target: Path, pages: int = 256) -> Iterator[float]:
+        """See `Store.backup`."""
+        if target.exists():
+            raise StoreRefused(path=target, why="something is there already")
+        draft = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(draft, ignore_errors=True)
+        files.make_folder(draft)
+        self._blobs.copy(draft / "blobs")
+        copy = apsw.Connection(str(draft / database.NAME))
+        try:
+            with copy.backup("main", self.db, "main") as backup:
+                while not backup.done:
+                    backup.step(pages)
+                    yield 1 - backup.remaining / max(1, backup.page_count)
+        except apsw.Error as error:
+            raise database.failure(error, target) from error
+        finally:
+            copy.close(force=True)
+        self._blobs.copy(draft / "blobs")  # those that came meanwhile
+        files.sync_folder(draft)
+        files.replace(draft, target)
+        files.sync_folder(target.parent)
+
+    def usage(self) -> Usage:
+        """See `Store.usage`."""
+        path = self.path / database.NAME
+        return Usage(
+            journal_bytes=self._journal_bytes,
+            db_bytes=files.size(path) + files.size(path.with_name(f"{path.name}-wal")),
+            blob_bytes=self._blobs.total,
+            free_bytes=files.free(self.path),
+        )
+
+    @property
+    def db(self) -> apsw.Connection:
+        """The connection; for this module, fsck and tests."""
+        if self._connection is None:
+            raise RuntimeError("lead the store first")
+        return self._connection
+
+    # --- within -------------------------------------------------------------------------
+
+    def _rows(self, source: str, *values: apsw.SQLiteValue | apsw.CArrayBinding) -> Iterator[Row]:
+        with self.guarded():
+            for (
+                id, state, live, kind, project, worker, submitted, ended, lsn, blobs, crc, record,
+            ) in self.db.execute(f"SELECT {_COLUMNS} FROM {source}", values):  # fmt: skip
+                if crc32(record) != crc:
+                    raise self._corrupt(f"the record of task {id} was altered")
+                yield Row(
+                    id, state, live == 1, kind, project, worker, submitted, ended, lsn,
+                    tuple(blobs.split()), record,
+                )  # fmt: skip
+
+    def _one(self, statement: str, *values: apsw.SQLiteValue) -> Any:
+        """The first row, as a tuple; None when there is none."""
+        return self.db.execute(statement, values).fetchone()
+
+    def _meta(self, name: str) -> int:
+        return int(self._one("SELECT value FROM meta WHERE name = ?", name)[0])
+
+    def _set_meta(self, name: str, value: int) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[apsw.Connection]:
+        """All of it or nothing."""
+        db = self.db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except BaseException as error:
+            if not db.get_autocommit():  # a full disk may have ended the transaction already
+                db.execute("ROLLBACK")
+            if isinstance(error, apsw.Error):
+                raise self._failed(error) from error
+            raise
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Let errors of SQLite come out as ours."""
+        try:
+            yield
+        except apsw.Error as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: apsw.Error) -> Exception:
+        found = database.failure(error, self.path)
+        if isinstance(found, StoreFull):
+            self._give_way()
+        if isinstance(error, apsw.IOError):
+            self._bury()
+        return found
+
+    def _bury(self) -> None:
+        """After an fsync that failed: write over the refused commit, which the log may well hold.
+
+        Left there it would come back to life at the next start. When this fails too, nothing
+        better can be done: the first commit that succeeds will lie where the refused one was.
+        """
+        with suppress(apsw.Error):
+            self.db.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
+
+    def _give_way(self) -> None:
+        self.full = True
+        self._reserve.release()
+
+    def _corrupt(self, why: str) -> StoreCorrupt:
+        return StoreCorrupt(path=self.path, why=why)
+
+    def _committed(self, connection: apsw.Connection, schema: str, pages: int) -> int:
+        self._log_pages = pages  # in the log, since it last began anew
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        """Copy the log into the database, so that the next commit begins it anew."""
+        try:
+            self.db.wal_checkpoint()
+        except apsw.Error as error:
+            if not isinstance(self._failed(error), StoreFull):
+                raise
+            self._checkpoint_at = self._log_pages + _CHECKPOINT_PAGES  # all is safe in the log
+        else:
+            self._checkpoint_at = _CHECKPOINT_PAGES
+
+    def _room(self) -> int:
+        """Bytes that can still be written: on the disk, and in free pages of the database."""
+        pages = self.db.pragma("freelist_count") * self.db.pragma("page_size")
+        return files.free(self.path) + int(pages)
+
+    def _doubts(self, kind: int) -> Iterator[str]:
+        """What about this place makes its promises doubtful."""
+        if kind in files.MEMORY:
+            yield f"{self.path} is on {files.MEMORY[kind]}: nothing in it survives a reboot"
+        elif (seconds := files.sync_seconds(self.path)) < _FAST_SYNC:
+            yield (
+                f"an fsync at {self.path} takes {seconds * 1e6:.0f} us: "
+                "this disk may not keep what it confirms when the power fails"
+            )
+
+
+def checksum(entry: bytes, lsn: int) -> int:
+    """CRC-32 (zlib) that begins from the lsn: an entry in another's place is an altered one."""
+    return crc32(entry, lsn & 0xFFFFFFFF)
+
+
+def _columns(row: Row) -> tuple[apsw.SQLiteValue, ...]:
+    return (
+        row.id, row.state, row.live, row.kind, row.project, row.worker, row.submitted, row.ended,
+        row.lsn, " ".join(row.blobs), crc32(row.record), row.record,
+    )  # fmt: skip
