@@ -147,6 +147,15 @@ class NotFound(CorralError):
     exit_status = 3
 
 
+class UnknownKey(NotFound):
+    """There is no key {name} that gives access.
+
+    `corral keys list` shows every key, revoked ones too.
+    """
+
+    code = "unknown_key"
+
+
 class AmbiguousId(CorralError):
     """The prefix {name} fits more than one task: {candidates}
 
@@ -174,6 +183,16 @@ class KeyRefused(CorralError):
     """
 
     code = "key_refused"
+    exit_status = 4
+
+
+class KeyMismatch(CorralError):
+    """The broker at {endpoint} cannot be spoken to like this: {why}.
+
+    Name the key file that was made for this broker with --key or CORRAL_KEY.
+    """
+
+    code = "key_mismatch"
     exit_status = 4
 
 

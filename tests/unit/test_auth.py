@@ -1,0 +1,494 @@
+"""Keys, roles and the gate at the broker's socket, over real CURVE connections on loopback."""
+
+from __future__ import annotations
+
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from broker.auth import (
+    KEY_ROLES,
+    MAX_BOUND,
+    Gate,
+    Key,
+    KeyTable,
+    allowed,
+    beyond_loopback,
+    broker_pair,
+    refusal,
+    require_keys,
+)
+from corral import messages, wire
+from corral.errors import BadConfig, KeysRequired, NotFound, UnknownKey, Usage
+from corral.messages import SERVICES, Document
+from corral.wire import Called, Dialect
+
+Zmq = zmq.Context[zmq.Socket[bytes]]
+
+
+def new_key() -> tuple[str, str]:
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+# --- roles ------------------------------------------------------------------------------
+
+READS = {
+    "corral.results", "corral.show", "corral.list", "corral.explain", "corral.watch",
+    "corral.unwatch", "corral.workers", "corral.status", "corral.logs", "corral.blob",
+}  # fmt: skip
+CHANGES = {"corral.submit", "corral.cancel", "corral.retry"}
+OPERATES = {"corral.drain", "corral.resume", "corral.keys"}
+PLAIN = {"train_model", "titanic.request", "titanic.reply", "titanic.close"}
+ASKS = {"mmi.service", "mmi.workers", "mmi.queue", "mmi.version", "mmi.unheard"}
+
+
+def test_every_call_has_a_place_in_the_table_of_roles() -> None:
+    assert set(SERVICES) == READS | CHANGES | OPERATES
+
+
+@pytest.mark.parametrize(
+    ("role", "may"),
+    [
+        ("viewer", READS | ASKS),
+        ("client", READS | ASKS | CHANGES | PLAIN),
+        ("operator", READS | ASKS | CHANGES | PLAIN | OPERATES),
+        ("worker", set()),
+        ("made-up", set()),
+    ],
+)
+def test_a_role_may_do_this_and_nothing_else(role: str, may: set[str]) -> None:
+    everything = READS | CHANGES | OPERATES | PLAIN | ASKS
+    assert {service for service in everything if allowed(role, service)} == may
+
+
+def _key(role: str) -> Key:
+    return Key(public="p", role=role, name="ada", added=0.0)
+
+
+WORKERS_SAY = [
+    wire.Readied(Dialect.MDP01, "echo", None),
+    wire.Readied(Dialect.MDP02, "echo", Document(name="w", incarnation="1", kinds=[])),
+    wire.Replied(Dialect.MDP02, b"t", [b""], final=True),
+    wire.Extended(messages.Finished(1, [])),
+    wire.Beaten(Dialect.MDP02),
+    wire.Parted(Dialect.MDP01),
+]
+
+
+@pytest.mark.parametrize("message", WORKERS_SAY, ids=repr)
+def test_only_a_workers_key_does_a_workers_part(message: wire.Inbound) -> None:
+    assert refusal(_key("worker"), message) is None
+    for role in set(KEY_ROLES) - {"worker"}:
+        refused = refusal(_key(role), message)
+        assert refused is not None
+        assert refused.fields["needed"] == "worker"
+
+
+def test_a_refusal_names_key_role_action_and_the_least_role_that_would_do() -> None:
+    calls = [
+        ("worker", Called(messages.Status(b"r")), "corral.status", "viewer"),
+        ("viewer", Called(messages.Submit(b"r", [])), "corral.submit", "client"),
+        ("client", Called(messages.Keys(b"r")), "corral.keys", "operator"),
+        ("viewer", wire.Requested(Dialect.MDP01, "train_model", [b""]), "train_model", "client"),
+    ]
+    for role, message, action, needed in calls:
+        refused = refusal(_key(role), message)
+        assert refused is not None
+        assert refused.fields == {"who": "ada", "role": role, "action": action, "needed": needed}
+        assert f"--role {needed}" in refused.cure
+
+
+def test_a_malformed_message_is_nobodys_crime() -> None:
+    assert refusal(_key("viewer"), wire.Malformed("header")) is None
+
+
+# --- loopback ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["tcp://127.0.0.1:5555", "tcp://127.8.9.1:*", "tcp://localhost:1", "tcp://[::1]:5555",
+     "tcp://lo:5555", "ipc:///run/corral", "inproc://broker"],
+)  # fmt: skip
+def test_a_socket_on_loopback_needs_no_keys(endpoint: str) -> None:
+    assert not beyond_loopback(endpoint)
+    require_keys([endpoint])
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["tcp://*:5555", "tcp://0.0.0.0:5555", "tcp://[::]:5555", "tcp://10.0.0.7:5555",
+     "tcp://eth0:5555", "tcp://broker.example:5555", "udp://nowhere", "nonsense"],
+)  # fmt: skip
+def test_a_socket_that_others_may_reach_needs_keys(endpoint: str) -> None:
+    with pytest.raises(KeysRequired) as refused:
+        require_keys(["tcp://127.0.0.1:5555", endpoint])
+    assert endpoint in refused.value.message
+    assert "--keys" in refused.value.cure
+
+
+# --- files ------------------------------------------------------------------------------
+
+
+def test_the_brokers_pair_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    pair = broker_pair(folder)
+    assert broker_pair(folder) == pair
+    assert stat.S_IMODE((folder / "broker.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert zmq.curve_public(pair.secret.encode()).decode() == pair.public
+
+
+def test_a_pair_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    broker_pair(tmp_path)
+    (tmp_path / "broker.key").chmod(0o644)
+    with pytest.raises(BadConfig, match="chmod"):
+        broker_pair(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"public": 1, "secret": 2}'])
+def test_a_damaged_pair_is_named_and_never_replaced(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broker.key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(BadConfig, match=r"broker\.key"):
+        broker_pair(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_the_table_outlives_the_broker(tmp_path: Path) -> None:
+    public, _ = new_key()
+    gone, _ = new_key()
+    table = KeyTable(tmp_path)
+    table.add(public, "client", "ada", now=10.0)
+    table.add(gone, "worker", "w1", now=11.0)
+    table.revoke("w1", now=12.0)
+
+    again = KeyTable(tmp_path)
+    assert again.listed() == [
+        Key(public=public, role="client", name="ada", added=10.0),
+        Key(public=gone, role="worker", name="w1", added=11.0, revoked=12.0),
+    ]
+    assert again.get(public) is not None
+    assert again.get(gone) is None
+    assert stat.S_IMODE((tmp_path / "authorized.json").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["authorized.json"]
+
+
+def test_a_table_half_written_by_a_crash_does_not_stop_the_next_change(tmp_path: Path) -> None:
+    (tmp_path / "authorized.new").write_bytes(b"[{")
+    KeyTable(tmp_path).add(new_key()[0], "client", "ada", now=1.0)
+    assert [key.name for key in KeyTable(tmp_path).listed()] == ["ada"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[[]]", b"\xff\xfe", b'["\xff"]'])
+def test_a_damaged_table_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "authorized.json").write_bytes(content)
+    with pytest.raises(BadConfig, match=r"authorized\.json"):
+        KeyTable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("public", "role", "name"),
+    [
+        ("short", "client", "ada"),
+        ("é" * 40, "client", "ada"),
+        ('"' * 40, "client", "ada"),
+        ("#" * 40, "client", "ada"),
+        ("0" * 40, "emperor", "ada"),
+        ("0" * 40, "client", ""),
+        ("0" * 40, "client", "two words"),
+    ],
+)
+def test_what_is_no_key_is_refused_and_changes_nothing(
+    tmp_path: Path, public: str, role: str, name: str
+) -> None:
+    table = KeyTable(tmp_path)
+    with pytest.raises(Usage):
+        table.add(public, role, name, now=1.0)
+    assert table.listed() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_adding_again_changes_the_role_and_gives_access_back(tmp_path: Path) -> None:
+    public, _ = new_key()
+    table = KeyTable(tmp_path)
+    table.add(public, "client", "ada", now=1.0)
+    table.revoke(public, now=2.0)
+    table.add(public, "viewer", "ada", now=3.0)
+    assert table.listed() == [Key(public=public, role="viewer", name="ada", added=3.0)]
+
+
+def test_a_name_belongs_to_one_key_until_it_is_revoked(tmp_path: Path) -> None:
+    first, second = new_key()[0], new_key()[0]
+    table = KeyTable(tmp_path)
+    table.add(first, "client", "ada", now=1.0)
+    with pytest.raises(Usage, match="ada"):
+        table.add(second, "client", "ada", now=2.0)
+    table.revoke("ada", now=3.0)
+    table.add(second, "client", "ada", now=4.0)
+    assert table.revoke("ada", now=5.0).public == second
+
+
+def test_revoking_what_nobody_has_is_not_found(tmp_path: Path) -> None:
+    table = KeyTable(tmp_path)
+    table.add(new_key()[0], "client", "ada", now=1.0)
+    table.revoke("ada", now=2.0)
+    for name in ("ada", "bob", new_key()[0]):
+        with pytest.raises(UnknownKey, match="no key") as refused:
+            table.revoke(name, now=3.0)
+        assert isinstance(refused.value, NotFound)
+        assert "corral keys list" in refused.value.cure
+
+
+def test_the_last_operators_key_stays(tmp_path: Path) -> None:
+    table = KeyTable(tmp_path)
+    table.add(new_key()[0], "operator", "ops", now=1.0)
+    table.add(new_key()[0], "client", "ada", now=1.0)
+    with pytest.raises(Usage, match="last operator"):
+        table.revoke("ops", now=2.0)
+    table.add(new_key()[0], "operator", "ops2", now=3.0)
+    assert table.revoke("ops", now=4.0).revoked == 4.0
+
+
+# --- the gate ---------------------------------------------------------------------------
+
+
+class House:
+    """A ROUTER behind a gate, and peers that come with keys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.context: Zmq = zmq.Context()
+        self._peers: list[zmq.Socket[bytes]] = []
+        self.gate = Gate(self.context, folder)
+        self.gate.start()
+        self.router = self.context.socket(zmq.ROUTER)
+        self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self.gate.setup(self.router)
+        self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
+
+    def peer(
+        self, public: str, secret: str, server: str = "", routing_id: bytes = b""
+    ) -> zmq.Socket[bytes]:
+        socket = self.stranger()
+        if routing_id:
+            socket.setsockopt(zmq.ROUTING_ID, routing_id)
+        socket.setsockopt_string(zmq.CURVE_SERVERKEY, server or self.gate.pair.public)
+        socket.setsockopt_string(zmq.CURVE_PUBLICKEY, public)
+        socket.setsockopt_string(zmq.CURVE_SECRETKEY, secret)
+        socket.connect(f"tcp://127.0.0.1:{self.port}")
+        return socket
+
+    def stranger(self) -> zmq.Socket[bytes]:
+        """A socket that is not connected yet."""
+        socket = self.context.socket(zmq.DEALER)
+        self._peers.append(socket)
+        return socket
+
+    def enrol(self, role: str, name: str) -> zmq.Socket[bytes]:
+        public, secret = new_key()
+        self.gate.table.add(public, role, name, now=1.0)
+        return self.peer(public, secret)
+
+    def receive(self) -> tuple[Key | None, bytes, list[bytes]]:
+        assert self.router.poll(5000), "nothing came"
+        first = self.router.recv(copy=False)
+        rest = self.router.recv_multipart()
+        return self.gate.user(first.bytes, first), first.bytes, rest
+
+    def silent(self, milliseconds: int = 300) -> bool:
+        return not self.router.poll(milliseconds)
+
+    def close(self) -> None:
+        for socket in (*self._peers, self.router):
+            socket.close(linger=0)
+        self.gate.stop()
+        self.context.term()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    before = threading.active_count()
+    house = House(tmp_path)
+    yield house
+    house.close()
+    assert threading.active_count() == before
+
+
+def refused_event(socket: zmq.Socket[bytes]) -> int:
+    """The first event that tells why a connection failed."""
+    monitor = socket.get_monitor_socket(
+        zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    )
+    try:
+        assert monitor.poll(5000), "no event came"
+        return int(recv_monitor_message(monitor)["event"])
+    finally:
+        socket.disable_monitor()
+        monitor.close()
+
+
+def test_a_known_key_is_let_in_and_named(house: House) -> None:
+    ada = house.enrol("client", "ada")
+    w1 = house.enrol("worker", "w1")
+    ada.send_multipart([b"from", b"ada"])
+    key, _, rest = house.receive()
+    assert key is not None
+    assert (key.name, key.role) == ("ada", "client")
+    assert rest == [b"from", b"ada"]
+    w1.send(b"from w1")
+    key, routing_id, _ = house.receive()
+    assert key is not None
+    assert (key.name, key.role) == ("w1", "worker")
+    house.router.send_multipart([routing_id, b"back"])
+    assert w1.poll(5000)
+    assert w1.recv() == b"back"
+
+
+def test_an_unknown_key_is_refused_until_it_is_added(house: House) -> None:
+    public, secret = new_key()
+    stranger = house.peer(public, secret)
+    assert refused_event(stranger) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    stranger.send(b"let me in")
+    assert house.silent()
+    house.gate.table.add(public, "client", "ada", now=1.0)
+    house.peer(public, secret).send(b"thank you")  # libzmq does not try again on the old socket
+    key, _, rest = house.receive()
+    assert key is not None
+    assert rest == [b"thank you"]
+
+
+def test_a_peer_without_curve_or_with_another_brokers_key_gets_nowhere(house: House) -> None:
+    naked = house.stranger()
+    naked.connect(f"tcp://127.0.0.1:{house.port}")
+    naked.send(b"hello")
+    public, secret = new_key()
+    house.gate.table.add(public, "client", "ada", now=1.0)
+    house.peer(public, secret, server=new_key()[0]).send(b"hello")
+    assert house.silent(500)
+
+
+def test_a_revoked_key_is_shut_out_while_it_is_connected(house: House) -> None:
+    w1 = house.enrol("worker", "w1")
+    ada = house.enrol("client", "ada")
+    w1.send(b"one")
+    key, routing_id, _ = house.receive()
+    assert key is not None
+    ada.send(b"hello")
+    assert house.receive()[0] is not None
+
+    house.gate.table.revoke("w1", now=2.0)
+    assert house.gate.peers(key.public) == [routing_id]
+    w1.send(b"two")
+    assert house.receive()[0] is None
+    ada.send(b"hello again")
+    assert house.receive()[0] is not None
+
+
+def test_a_revoked_key_cannot_connect_again(house: House) -> None:
+    public, secret = new_key()
+    house.gate.table.add(public, "worker", "w1", now=1.0)
+    house.gate.table.revoke("w1", now=2.0)
+    assert refused_event(house.peer(public, secret)) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+
+
+def test_a_change_of_role_holds_for_the_next_message(house: House) -> None:
+    public, secret = new_key()
+    house.gate.table.add(public, "client", "ada", now=1.0)
+    ada = house.peer(public, secret)
+    ada.send(b"")
+    key, _, _ = house.receive()
+    assert key is not None
+    assert key.role == "client"
+    house.gate.table.add(public, "viewer", "ada", now=2.0)
+    ada.send(b"")
+    key, _, _ = house.receive()
+    assert key is not None
+    assert key.role == "viewer"
+
+
+def test_nobody_gets_the_mail_of_a_connected_peer_by_claiming_its_id(house: House) -> None:
+    keys = {name: new_key() for name in ("w1", "thief")}
+    for name, (public, _) in keys.items():
+        house.gate.table.add(public, "worker", name, now=1.0)
+    w1 = house.peer(*keys["w1"], routing_id=b"same")
+    w1.send(b"mine")
+    assert house.receive()[1] == b"same"
+    thief = house.peer(*keys["thief"], routing_id=b"same")
+    thief.send(b"mine now")
+    assert house.silent()
+    house.router.send_multipart([b"same", b"secret"])
+    assert w1.poll(5000)
+    assert w1.recv() == b"secret"
+    assert not thief.poll(100)
+
+
+def test_a_routing_id_stays_with_its_key_until_the_broker_forgets_it(house: House) -> None:
+    keys = {name: new_key() for name in ("w1", "heir")}
+    for name, (public, _) in keys.items():
+        house.gate.table.add(public, "worker", name, now=1.0)
+    w1 = house.peer(*keys["w1"], routing_id=b"same")
+    w1.send(b"")
+    assert house.receive()[0] is not None
+    w1.close()
+    _until_unknown(house.router, b"same")
+
+    heir = house.peer(*keys["heir"], routing_id=b"same")
+    heir.send(b"")
+    assert house.receive()[0] is None
+    assert house.gate.peers(keys["heir"][0]) == []
+    house.gate.forget(b"same")
+    house.gate.forget(b"never seen")
+    heir.send(b"")
+    key, _, _ = house.receive()
+    assert key is not None
+    assert key.name == "heir"
+
+
+def _until_unknown(router: zmq.Socket[bytes], routing_id: bytes) -> None:
+    """Wait until the ROUTER has seen that a peer left."""
+    deadline = time.monotonic() + 5
+    while _is_there(router, routing_id):
+        assert time.monotonic() < deadline, "the peer is still there"
+        time.sleep(0.01)
+
+
+def _is_there(router: zmq.Socket[bytes], routing_id: bytes) -> bool:
+    try:
+        router.send_multipart([routing_id, b""], zmq.NOBLOCK)
+    except zmq.ZMQError as gone:
+        return gone.errno != zmq.EHOSTUNREACH
+    return True
+
+
+def test_what_the_gate_remembers_is_bounded(house: House) -> None:
+    ada = house.enrol("client", "ada")
+    ada.send(b"")
+    assert house.router.poll(5000)
+    frame = house.router.recv(copy=False)
+    house.router.recv_multipart()
+    for number in range(MAX_BOUND + 500):
+        assert house.gate.user(number.to_bytes(5, "big"), frame) is not None
+    public = house.gate.table.listed()[0].public
+    assert len(house.gate.peers(public)) == MAX_BOUND
+    assert (0).to_bytes(5, "big") not in house.gate.peers(public)
+
+
+def test_secrets_are_neither_in_the_table_nor_in_its_errors(tmp_path: Path) -> None:
+    pair = broker_pair(tmp_path)
+    KeyTable(tmp_path).add(pair.public, "client", "ada", now=1.0)
+    listed = msgspec.json.encode(KeyTable(tmp_path).listed()).decode()
+    assert pair.public in listed
+    assert pair.secret not in listed
