@@ -15,7 +15,7 @@ from corral.handlers import Run, handler
 from corral.research import datasets
 
 # They show results and plan tasks, but compute none: changing them must not repeat finished work.
-_NOT_COMPUTING = frozenset({"charts.py", "pipeline.py", "report.py"})
+_NOT_COMPUTING = frozenset({"charts.py", "document.py", "pipeline.py", "report.py"})
 
 
 def code_version(folder: Path = Path(__file__).parent) -> str:

@@ -9,16 +9,15 @@ and watching them is the command line's work.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta, Struct
 
 from corral.errors import CorralError
+from corral.research.document import BadPipeline, Document
 from corral.research.schema import (
     DIRECTIONLESS,
     FAMILIES,
@@ -38,19 +37,6 @@ from corral.research.schema import (
 from corral.tasks import Needs, force_gpu, needs, prefer_gpu
 
 FOLDER = Path(__file__).with_name("pipelines")
-
-T = TypeVar("T")
-Key = tuple[str | int, ...]
-
-
-class BadPipeline(CorralError):
-    """{file}, line {line}: {key}: {why}
-
-    Correct that key and run the command again; nothing was submitted.
-    """
-
-    code = "bad_pipeline"
-    exit_status = 2
 
 
 class NoPipeline(CorralError):
@@ -84,7 +70,7 @@ class Pipeline(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     select: dict[str, Any] = {}
     train: dict[str, Any] = {}
     backtest: dict[str, Any] = {}
-    needs: dict[str, Want] = {}  #: by kind or by family; None stated: what the kind announces
+    needs: dict[str, Want] = {}  #: by kind or by family; the others have what their kind announces
 
 
 class Planned(Struct, frozen=True):
@@ -112,7 +98,6 @@ KINDS = {
 
 
 RESOURCEFUL = (*KINDS.values(), *FAMILIES)  #: what `needs` may name
-KNOWN = {"symbols": SYMBOLS, "targets": TARGETS, "families": FAMILIES}
 
 
 # Plan ------------------------------------------------------------------------------------------
@@ -179,6 +164,8 @@ def load(source: str | Path) -> Pipeline:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise NoPipeline(name=source, shipped=", ".join(shipped())) from error
+    except UnicodeDecodeError as error:
+        raise BadPipeline(file=path, line=1, key="the file", why="is not UTF-8 text") from error
     return parse(text, str(path))
 
 
@@ -188,9 +175,11 @@ def parse(text: str, file: str) -> Pipeline:
     Raises:
         BadPipeline: something in it is wrong; names file, line and key.
     """
-    document = _Document(text, file)
+    document = Document(text, file)
     _check_needs(document)
-    pipeline = document.convert((), document.value, Pipeline)
+    pipeline = document.convert(
+        (), document.value, Pipeline, symbols=SYMBOLS, targets=TARGETS, families=FAMILIES
+    )
     for key in ("symbols", "targets", "families"):
         values = getattr(pipeline, key)
         for index, value in enumerate(values):
@@ -207,7 +196,7 @@ def parse(text: str, file: str) -> Pipeline:
     return pipeline
 
 
-def _check_needs(document: _Document) -> None:
+def _check_needs(document: Document) -> None:
     wants = document.value.get("needs") if isinstance(document.value, dict) else None
     for name, want in wants.items() if isinstance(wants, dict) else ():
         if name not in RESOURCEFUL:
@@ -216,81 +205,10 @@ def _check_needs(document: _Document) -> None:
         document.convert(("needs", name), want, Want)
 
 
-def _check_sections(document: _Document, pipeline: Pipeline) -> None:
+def _check_sections(document: Document, pipeline: Pipeline) -> None:
     planned = {task.kind: task for task in expand(pipeline)}
     for step, params in PARAMS.items():
         for name in ("symbol", "target", "family", "seed", "splits"):
             if name in getattr(pipeline, step):
                 raise document.error((step, name), "is set by the pipeline for every task")
         document.convert((step,), planned[KINDS[step]].params, params)
-
-
-class _Document:
-    """A YAML document that knows the line of every key."""
-
-    def __init__(self, text: str, file: str) -> None:
-        self.file = file
-        try:
-            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
-            self._refuse_twice(self.root)
-            self.value = yaml.safe_load(text)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else 1
-            why = " ".join(filter(None, (error.context, error.problem)))
-            raise BadPipeline(file=file, line=line, key="YAML", why=why) from error
-        except yaml.YAMLError as error:
-            raise BadPipeline(file=file, line=1, key="YAML", why=str(error)) from error
-
-    def _refuse_twice(self, node: yaml.Node | None) -> None:
-        """YAML forbids equal keys in one mapping, but the loader keeps the last without a word."""
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, value in node.value:
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise BadPipeline(file=self.file, line=line, key=key.value, why="stands twice")
-                seen.add(key.value)
-                self._refuse_twice(value)
-        elif isinstance(node, yaml.SequenceNode):
-            for value in node.value:
-                self._refuse_twice(value)
-
-    def line(self, key: Key) -> int:
-        """The line of `key`, or of the nearest key around it that is there."""
-        node, line = self.root, 1
-        for step in key:
-            if isinstance(node, yaml.MappingNode):
-                found = next((pair for pair in node.value if pair[0].value == step), None)
-                if found is None:
-                    break
-                line, node = found[0].start_mark.line + 1, found[1]
-            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-                node = node.value[step]
-                line = node.start_mark.line + 1
-            else:
-                break
-        return line
-
-    def error(self, key: Key, why: str) -> BadPipeline:
-        """The error that names `key` and its line."""
-        shown = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in key)
-        name = shown.removeprefix(".") or "the file"
-        return BadPipeline(file=self.file, line=self.line(key), key=name, why=why)
-
-    def convert(self, at: Key, value: Any, to: type[T]) -> T:
-        """`value`, which stands at the key `at`, as a `to`."""
-        try:
-            return msgspec.convert(value, to)
-        except msgspec.ValidationError as error:
-            why, _, path = str(error).partition(" - at `$")
-            steps = [
-                int(number) if number else name
-                for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path)
-            ]
-            unknown = re.fullmatch(r"Object contains unknown field `(.*)`", why)
-            if unknown:
-                steps, why = [*steps, unknown[1]], "there is no such key"
-            elif why.startswith("Invalid enum value") and steps[0] in KNOWN:
-                why += f"; known: {', '.join(KNOWN[str(steps[0])])}"
-            raise self.error((*at, *steps), why) from error
