@@ -1,15 +1,14 @@
-"""Who may talk to the broker: its key pair, the table of keys, and the gate at its socket.
+"""Who may talk to the broker: what roles may do, the table of keys, the gate at the socket.
 
 CURVE proves which key a peer holds; ZAP (ZeroMQ RFC 27) asks this file whether that key may
 connect; and each message is checked again, because a key can be revoked while its peer stays
 connected, which libzmq cannot end from the broker's side. What the refused hear is decided in
-`broker.server`; how key files of clients and workers look is `corral.keys`' matter.
+`broker.server`; the files that hold keys are `corral.keys`' matter.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -21,15 +20,15 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
-from corral.errors import BadConfig, KeysRequired, NotAllowed, UnknownKey, Usage
+from corral import keys
+from corral.errors import KeysRequired, NotAllowed, UnknownKey, Usage
 from corral.messages import ROLES, SERVICE_OF, KeyView
 from corral.tasks import is_name
 from corral.wire import Called, Inbound, Malformed, Requested
 
 DOMAIN = "corral"  # pyzmq asks a callback only under the exact ZAP domain of the socket
 MAX_BOUND = 100_000  # routing ids whose key is remembered
-CLIENT, VIEWER, OPERATOR, WORKER = "client", "viewer", "operator", "worker"
-KEY_ROLES = (CLIENT, VIEWER, OPERATOR, WORKER)
+CLIENT, VIEWER, OPERATOR, WORKER = keys.ROLES
 
 Key: TypeAlias = KeyView
 
@@ -68,47 +67,16 @@ def refusal(key: Key, message: Inbound) -> NotAllowed | None:
 # --- where keys are kept ----------------------------------------------------------------
 
 
-class KeyPair(msgspec.Struct, frozen=True):
-    """The file `broker.key`. Both halves in Z85, 40 characters (ZeroMQ RFC 32)."""
-
-    public: str
-    secret: str
-
-
-def broker_pair(folder: Path) -> KeyPair:
-    """The broker's own key pair, kept in `folder`; made when it is not there yet.
-
-    Raises:
-        BadConfig: the file is damaged, or others than its owner can read it.
-    """
-    path = folder / "broker.key"
-    if not path.exists():
-        public, secret = (half.decode() for half in zmq.curve_keypair())
-        _write(path, msgspec.json.encode(KeyPair(public, secret)))
-    if path.stat().st_mode & 0o077:
-        raise BadConfig(file=path, key="mode", why="others can read the secret; chmod it to 600")
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=KeyPair)
-    except msgspec.MsgspecError as bad:
-        raise BadConfig(file=path, key="broker.key", why=str(bad)) from None
-
-
 class KeyTable:
-    """The keys that the broker knows, in one file: `authorized.json`.
+    """The keys that the broker knows, kept in its folder.
 
     A revoked key stays in it, so that the list tells who once had access. Changes are on disk
     before a method returns.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "authorized.json"
-        self._keys: dict[str, Key] = {}
-        if self._path.exists():
-            try:
-                listed = msgspec.json.decode(self._path.read_bytes(), type=list[Key])
-            except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
-                raise BadConfig(file=self._path, key="authorized", why=str(bad)) from None
-            self._keys = {key.public: key for key in listed}
+        self._folder = folder
+        self._keys: dict[str, Key] = {key.public: key for key in keys.table(folder)}
 
     def listed(self) -> list[Key]:
         """Every key, revoked ones too, in the order in which they came."""
@@ -127,8 +95,8 @@ class KeyTable:
         """
         if not _is_public(public):
             raise Usage(what=f"{public[:80]!r} is no public key: 40 characters of Z85")
-        if role not in KEY_ROLES:
-            raise Usage(what=f"{role[:80]!r} is no role: {', '.join(KEY_ROLES)}")
+        if role not in keys.ROLES:
+            raise Usage(what=f"{role[:80]!r} is no role: {', '.join(keys.ROLES)}")
         if not is_name(name):
             raise Usage(what="a key needs a name of 1 to 200 printable characters without space")
         namesake = self._named(name)
@@ -160,9 +128,9 @@ class KeyTable:
     def _named(self, name: str) -> Key | None:
         return next((key for key in self._active() if key.name == name), None)
 
-    def _store(self, keys: dict[str, Key]) -> None:
-        _write(self._path, msgspec.json.format(msgspec.json.encode(list(keys.values()))))
-        self._keys = keys  # one assignment: the authenticator's thread reads it
+    def _store(self, changed: dict[str, Key]) -> None:
+        keys.replace(self._folder / keys.TABLE_FILE, list(changed.values()))
+        self._keys = changed  # one assignment: the authenticator's thread reads it
 
 
 def _is_public(text: str) -> bool:
@@ -170,23 +138,6 @@ def _is_public(text: str) -> bool:
         return len(text) == 40 and len(z85.decode(text.encode("ascii"))) == 32
     except (KeyError, UnicodeEncodeError, struct.error):  # what z85 says to bad digits
         return False
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file at once and durably; only its owner can read it."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 # --- at the socket ----------------------------------------------------------------------
@@ -225,7 +176,7 @@ class Gate:
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> None:
-        self.pair = broker_pair(folder)
+        self.pair = keys.broker_pair(folder)
         self.table = KeyTable(folder)
         self._holders: OrderedDict[bytes, str] = OrderedDict()
         self._authenticator = ThreadAuthenticator(context)

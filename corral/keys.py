@@ -27,8 +27,6 @@ ROLES = ("client", "viewer", "operator", "worker")
 BROKER_FILE = "broker.key"  #: in the broker's folder: its own pair
 TABLE_FILE = "authorized.json"  #: beside it: the keys it knows
 
-S = TypeVar("S", bound=Struct)
-
 
 class Pair(Struct, frozen=True):
     """A CURVE key pair; the broker's file holds nothing else."""
@@ -45,6 +43,9 @@ class KeyFile(Struct, frozen=True, kw_only=True):
     public: str
     secret: str
     broker: str  #: the broker's public key: nobody else can answer in its name
+
+
+S = TypeVar("S", Pair, KeyFile)
 
 
 def new_pair() -> Pair:
@@ -93,18 +94,42 @@ def enrol(folder: Path, name: str, role: str, now: float) -> KeyFile:
         BadConfig: the folder's files are damaged.
         Usage: the name is taken, or name or role are not possible.
     """
-    broker_file, table_file = folder / BROKER_FILE, folder / TABLE_FILE
-    if broker_file.exists():
-        broker = _read(broker_file, Pair)
+    if (folder / BROKER_FILE).exists():
+        broker = broker_pair(folder)
     else:
         broker = new_pair()
-        write(broker_file, broker)
-    table = _table(table_file)
-    if any(known.name == name and known.revoked is None for known in table):
-        raise Usage(what=f"a key named {name} is already in {table_file}")
+        write(folder / BROKER_FILE, broker)
+    known = table(folder)
+    if any(key.name == name and key.revoked is None for key in known):
+        raise Usage(what=f"a key named {name} is already in {folder / TABLE_FILE}")
     key = new_key(name, role, broker.public)
-    replace(table_file, [*table, KeyView(public=key.public, role=role, name=name, added=now)])
+    added = KeyView(public=key.public, role=role, name=name, added=now)
+    replace(folder / TABLE_FILE, [*known, added])
     return key
+
+
+def broker_pair(folder: Path) -> Pair:
+    """The broker's own pair in its folder.
+
+    Raises:
+        BadConfig: it is missing, damaged, or others than its owner can read it.
+    """
+    return _read(folder / BROKER_FILE, Pair)
+
+
+def table(folder: Path) -> list[KeyView]:
+    """The keys that the broker of this folder knows, revoked ones too; none without a table.
+
+    Raises:
+        BadConfig: the table is damaged.
+    """
+    path = folder / TABLE_FILE
+    if not path.exists():
+        return []
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[KeyView])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
+        raise BadConfig(file=path, key="keys", why=str(bad)) from None
 
 
 def write(path: Path, content: Struct) -> None:
@@ -129,24 +154,19 @@ def replace(path: Path, content: object) -> None:
     _sync_folder(path.parent)
 
 
-def _table(path: Path) -> list[KeyView]:
-    if not path.exists():
-        return []
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[KeyView])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
-        raise BadConfig(file=path, key="keys", why=str(bad)) from None
-
-
 def _read(path: Path, kind: type[S]) -> S:
     try:
         if path.stat().st_mode & 0o077:
             raise BadConfig(file=path, key="mode", why="others can read it; chmod it to 600")
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        found = msgspec.json.decode(path.read_bytes(), type=kind)
+        belongs = zmq.curve_public(found.secret.encode()) == found.public.encode()
     except OSError as bad:
         raise BadConfig(file=path, key="key", why=f"it cannot be read: {bad.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as bad:
         raise BadConfig(file=path, key="key", why=f"it is no key file: {bad}") from None
+    if not belongs:
+        raise BadConfig(file=path, key="key", why="its secret half does not fit its public one")
+    return found
 
 
 def _draft(path: Path, content: object) -> Path:
