@@ -1,7 +1,8 @@
 """The torch families: two small networks and one training loop that can stop and go on.
 
 The only file that imports torch. An epoch's order of rows depends on seed and epoch alone, so that
-a fit that goes on from a saved state ends with the same bits as one that was never interrupted.
+a fit that goes on from a saved state ends with the same bits as one that was never interrupted, on
+as many CPU threads. (Some kernels of a GPU add in changing order.)
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def _restore(state: bytes, network: nn.Module, optimizer: torch.optim.Optimizer)
     """Put a saved state back; returns the number of epochs that were done."""
     if not state:
         return 0
-    saved = torch.load(io.BytesIO(state), weights_only=True)  # tensors only, never code
+    # tensors only, never code; the next attempt may have another device, or none
+    saved = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
     network.load_state_dict(saved["network"])
     optimizer.load_state_dict(saved["optimizer"])
     return int(saved["epoch"])

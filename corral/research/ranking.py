@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from corral.handlers import Run, needs
 from corral.research import datasets
 from corral.research.kinds import research_kind, threads_of
@@ -60,14 +62,8 @@ def rank_target(params: RankTarget, run: Run) -> Ranking:
             judged.append(_judge(name, seen, params.seed))
             run.progress((index + 1) / len(params.targets))
     judged.sort(key=lambda target: (not target.usable, -target.t))
-    placed = [_placed(target, place) for place, target in enumerate(judged, start=1)]
+    placed = [replace(target, place=place) for place, target in enumerate(judged, start=1)]
     return Ranking(symbol=params.symbol, until=until, targets=placed)
-
-
-def _placed(target: RankedTarget, place: int) -> RankedTarget:
-    from msgspec.structs import replace
-
-    return replace(target, place=place)
 
 
 def _judge(name: str, seen: Samples, seed: int) -> RankedTarget:
@@ -79,27 +75,25 @@ def _judge(name: str, seen: Samples, seed: int) -> RankedTarget:
     splits = walk_forward(len(seen.days), target.horizon, INNER)
     rows = sum(split.test_end - split.test_start for split in splits)
     events = rows / target.horizon
-    ic, baseline = (
-        float(
-            np.mean(
-                [
-                    scoring.rank_ic(
-                        _predict(seen, split, target.classes, seed, shuffled),
-                        seen.y[split.test_start : split.test_end],
-                    )
-                    for split in splits
-                ]
+
+    def inner_ic(shuffled: bool) -> float:
+        ics = [
+            scoring.rank_ic(
+                _predict(seen, split, target.classes, seed, shuffled),
+                seen.y[split.test_start : split.test_end],
             )
-        )
-        for shuffled in (False, True)
-    )
+            for split in splits
+        ]
+        return float(np.mean(ics))
+
+    ic = inner_ic(shuffled=False)
     balance = float(min(seen.y.mean(), 1 - seen.y.mean())) if target.classes else None
     why = _why_unusable(name, balance, events)
     return RankedTarget(
         target=name,
         place=0,
         ic=ic,
-        baseline=baseline,
+        baseline=inner_ic(shuffled=True),
         t=ic * float(np.sqrt(max(events - 1, 0))),
         balance=balance,
         rows=rows,

@@ -54,10 +54,8 @@ def select_features(params: SelectFeatures, run: Run) -> Selection:
             information[column] = _information(x[:, column], y, target.classes, params.seed)
             run.progress((column + 1) / len(params.features))
     ics = np.array([scoring.rank_ic(column, y) for column in x.T])
-    parts = [
-        [scoring.rank_ic(column, piece_y) for column in piece_x.T]
-        for piece_x, piece_y in zip(np.array_split(x, PARTS), np.array_split(y, PARTS), strict=True)
-    ]
+    pieces = zip(np.array_split(x, PARTS), np.array_split(y, PARTS), strict=True)
+    parts = [[scoring.rank_ic(column, ahead) for column in piece.T] for piece, ahead in pieces]
     stable = (np.sign(parts) == np.sign(ics)).mean(axis=0)
     worth = scoring.ranks(information) + scoring.ranks(np.abs(ics) * stable)
 
