@@ -1,0 +1,154 @@
+"""The command `corral-broker`: build the parts, join them, serve; or look after a store offline.
+
+Options and messages live here; what a broker does, in `broker.server`.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import click
+import zmq
+
+import broker
+import corral
+from broker import auth
+from broker.keeper import Keeper
+from broker.server import Server
+from broker.store import fsck as store_fsck
+from broker.store.sqlite import SqliteStore
+from corral import config
+from corral.errors import CorralError, Intruder
+from corral.settings import BrokerSettings
+
+log = logging.getLogger("corral.broker")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """The Corral broker."""
+
+
+@cli.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of the store.")
+@click.option("--bind", default="tcp://127.0.0.1:5555", show_default=True, help="Address.")
+@click.option("--keys", type=click.Path(path_type=Path), help="Folder of the keys.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="Configuration file.")
+def start(data: Path, bind: str, keys: Path | None, file: Path | None) -> None:
+    """Serve until SIGTERM."""
+    settings = _settings(file)
+    store = SqliteStore(data)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    gate = None
+    if keys is None:
+        auth.require_keys([bind])
+    epoch = store.lead(f"{socket.gethostname()}:{os.getpid()}")
+    for note in store.notes:
+        log.warning("%s", note)
+    if keys is not None:
+        gate = auth.Gate(context, keys)
+        gate.start()
+    try:
+        server = Server(settings, bind, store, data, gate, context)
+    except CorralError:
+        store.close()
+        raise
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    # The broker's state holds no cycles, and a collector that walks a million tasks would stop it.
+    gc.freeze()
+    gc.disable()
+    unfinished = server.state.unfinished
+    log.info(
+        "serving %s from %s, epoch %d, %d unfinished tasks",
+        server.endpoint,
+        data,
+        epoch,
+        unfinished,
+    )
+    _notify("READY=1")
+    server.run()
+    _notify("STOPPING=1")
+    server.close()
+    if gate is not None:
+        gate.stop()
+    context.destroy(linger=0)
+    log.info("stopped")
+
+
+@cli.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of the store.")
+def fsck(data: Path) -> None:
+    """Check a store that no broker leads: damage, gaps, and whether replay agrees."""
+    findings = store_fsck.fsck(data, lambda store: Keeper(store, BrokerSettings()).audit())
+    for finding in findings:
+        click.echo(f"{finding.part} {finding.name}: {finding.why}")
+        click.echo(f"  {finding.cure}", err=True)
+    if findings:
+        sys.exit(1)
+    click.echo(f"{data}: whole", err=True)
+
+
+@cli.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of the store.")
+@click.argument("target", type=click.Path(path_type=Path))
+def backup(data: Path, target: Path) -> None:
+    """Copy the store of a stopped broker to the new folder TARGET."""
+    store = SqliteStore(data)
+    store.lead("backup")
+    for _ in store.backup(target):
+        pass
+    store.close()
+    click.echo(target)
+
+
+def _settings(file: Path | None) -> BrokerSettings:
+    environment = dict(os.environ)
+    if file is not None:
+        environment["CORRAL_CONFIG"] = str(file)
+    return config.load({}, environment, Path.cwd(), Path.home()).settings.broker
+
+
+def _notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing when it did not start this process."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
+            channel.send(state.encode())
+
+
+def check_origin() -> None:
+    """Refuse to run when a user's own `broker.py` or `corral.py` shadows this distribution.
+
+    Raises:
+        Intruder: names the file.
+    """
+    home = Path(__file__).resolve().parent.parent
+    for module in (broker, corral):
+        found = Path(module.__file__ or "").resolve()
+        if found.parent.parent != home:
+            raise Intruder(module=module.__name__, found=found, expected=home)
+
+
+def main() -> None:
+    """Entry point of `corral-broker`."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    try:
+        check_origin()
+        cli(prog_name="corral-broker")
+    except CorralError as error:
+        click.echo(f"{error.message}\n{error.cure}", err=True)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

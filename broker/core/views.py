@@ -1,0 +1,178 @@
+"""What the broker shows: views of tasks, workers and kinds, as API and command line print them.
+
+Read-only functions of the state. Why a task does not run is `broker.core.explain`'s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from broker.core.facts import Record
+from broker.core.resources import MIB, MILLI, Worker
+from broker.core.state import BrokerState, TaskRecord
+from corral.messages import AttemptView, GpuView, KindView, Step, TaskView, WorkerView
+from corral.tasks import State
+
+
+def task_view(state: BrokerState, task: TaskRecord, full: bool = True) -> TaskView:
+    """One task. `full` adds params, attempts and story."""
+    attempt = task.attempt
+    return TaskView(
+        id=task.id,
+        kind=task.spec.kind,
+        state=task.state,
+        name=task.spec.name,
+        project=task.spec.project,
+        priority=task.spec.priority,
+        params=_unpack(task.spec.params) if full else None,
+        after=task.spec.after,
+        needs=state.needs_of(task),
+        run=task.run,
+        attempts=_attempts(state, task) if full else [],
+        worker=_worker_of(task),
+        progress=1.0 if task.state is State.SUCCEEDED else attempt.fraction if attempt else None,
+        metrics=attempt.metrics if attempt else {},
+        submitted=task.submitted,
+        started=task.started,
+        ended=task.ended,
+        retry_at=task.retry_at,
+        failure=task.failure,
+        result_bytes=_result_bytes(task),
+        story=story(task) if full else [],
+    )
+
+
+def record_view(state: BrokerState, record: Record) -> TaskView:
+    """One task that only the store holds."""
+    scratch = BrokerState(state.settings)
+    return task_view(state, scratch.restore(record))
+
+
+def _unpack(packed: msgspec.Raw) -> object:
+    try:
+        return msgspec.msgpack.decode(packed)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _worker_of(task: TaskRecord) -> str:
+    if task.attempt is not None:
+        return task.attempt.booking.worker.name
+    return task.attempts[-1].worker if task.attempts else ""
+
+
+def _result_bytes(task: TaskRecord) -> int | None:
+    if task.state is not State.SUCCEEDED or task.blob:
+        return None
+    return memoryview(task.value).nbytes
+
+
+def _attempts(state: BrokerState, task: TaskRecord) -> list[AttemptView]:
+    still = [
+        AttemptView(
+            number=a.number,
+            worker=a.booking.worker.name,
+            started=a.at,
+            gpus=a.booking.gpus,
+            variant=a.booking.variant,
+            outcome="revoked" if a.revoked else "",
+            decision=a.decision,
+        )
+        for a in state.attempts_of(task)
+    ]
+    return sorted([*(task.attempts or []), *still], key=lambda view: view.number)
+
+
+def story(task: TaskRecord) -> list[Step]:
+    """Every step of a task, oldest first, with its cause.
+
+    The steps of a task to which nothing special happened are not kept: they follow from its times.
+    """
+    first = State.WAITING if task.spec.after else State.QUEUED
+    steps = [Step(task.submitted, first, "submitted")]
+    if task.story is not None:
+        return steps + task.story
+    attempt = task.attempt
+    if attempt is not None:
+        name = attempt.booking.worker.name
+        steps.append(Step(attempt.at, State.RUNNING, "assign", attempt.decision, name, 1))
+    for done in task.attempts or ():
+        steps.append(Step(done.started, State.RUNNING, "assign", done.decision, done.worker, 1))
+        if task.ended is not None:
+            steps.append(Step(task.ended, task.state, "succeed", done.outcome, done.worker, 1))
+    return steps
+
+
+def worker_view(state: BrokerState, worker: Worker) -> WorkerView:
+    """One worker."""
+    holders = {
+        booking.number: attempt.task.id
+        for attempt in state.attempts.values()
+        if (booking := attempt.booking).gpus
+    }
+    tasks = [
+        attempt.task.id for attempt in state.attempts.values() if attempt.booking.worker is worker
+    ]
+    endless = not worker.native
+    return WorkerView(
+        name=worker.name,
+        status=worker.status,
+        health=worker.health.value,
+        admission=worker.admission.value,
+        incarnation=worker.incarnation,
+        dialect="native" if worker.native else f"MDP/0.{worker.dialect}",
+        kinds=sorted(worker.kinds),
+        slots=worker.slots,
+        slots_used=worker.slots_used,
+        cpus=0.0 if endless else worker.cpus / MILLI,
+        cpus_used=worker.cpus_used / MILLI,
+        memory_gb=0.0 if endless else round(worker.memory / MIB, 3),
+        memory_gb_used=round(worker.memory_used / MIB, 3),
+        gpus=[
+            GpuView(
+                uuid=gpu.uuid,
+                memory_gb=gpu.memory_gb,
+                name=gpu.name,
+                declared=gpu.declared,
+                holder=holders.get(state.ledger.gpu_holder.get(gpu.uuid, 0), ""),
+                foreign_gb=gpu.foreign_gb,
+            )
+            for gpu in worker.gpus.values()
+        ],
+        labels=worker.labels,
+        caches=sorted(worker.caches),
+        tasks=tasks[:1000],
+        seen=worker.seen,
+        since=worker.since,
+        drained_by=worker.drained_by,
+        drain_reason=worker.drain_reason,
+        drain_since=worker.drain_since,
+        about=worker.about,
+    )
+
+
+def kind_views(state: BrokerState) -> list[KindView]:
+    """Every kind that was ever announced."""
+    serving: Counter[str] = Counter()
+    for worker in state.workers.values():
+        if worker.open:
+            serving.update(worker.kinds)
+    return [
+        KindView(
+            kind=kind.kind,
+            workers=serving[kind.kind],
+            code_version=kind.code_version,
+            data_snapshot=kind.data_snapshot,
+            content=kind.content,
+        )
+        for entry in state.catalog.entries.values()
+        for kind in (entry.kind,)
+    ]
+
+
+def named_view(state: BrokerState) -> dict[str, tuple[int, int]]:
+    """Named resource -> (used, there are)."""
+    ledger = state.ledger
+    return {name: (ledger.named_used.get(name, 0), total) for name, total in ledger.named.items()}

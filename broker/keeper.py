@@ -1,0 +1,252 @@
+"""Between memory and store: loading, folding, letting go, and taking back.
+
+The journal is the truth and memory is the whole of what is unfinished. From time to time what has
+changed is folded into the store's tables, so that the journal stays short and ended tasks can
+leave memory; a task that somebody asks for again is taken back from there. What facts mean is
+`broker.core.state`'s; how bytes reach the disk, `broker.store`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from broker.core.facts import (
+    Accepted,
+    Assigned,
+    Fact,
+    Record,
+    decode_facts,
+    decode_kept,
+    decode_record,
+    encode_facts,
+    encode_kept,
+    encode_record,
+)
+from broker.core.state import BrokerState, TaskRecord
+from broker.store import Row, Store
+from corral.errors import CorralError
+from corral.handlers import echo, sleep
+from corral.settings import BrokerSettings
+
+FOLD_ROWS = 500  # rows of one transaction: a pause of some milliseconds
+FOLD_BYTES = 256 << 20  # a journal longer than this is folded even under load
+FOLD_IDLE = 5.0  # seconds without an append before a fold begins by itself
+RETENTION_EVERY = 600.0  # seconds between looks for what is too old
+
+
+class Keeper:
+    """One broker's store, and what of it is in memory."""
+
+    def __init__(self, store: Store, settings: BrokerSettings) -> None:
+        self.store = store
+        self.settings = settings
+        self.lsn = 0
+        self.journal_bytes = 0
+        self.tables = False  #: whether the tables may hold a task that memory does not
+        self._pass: list[str] = []  #: ids that the running pass has still to fold
+        self._pass_lsn = 0
+        self._folding = False
+        self._appended = 0.0
+        self._retention = 0.0
+
+    # --- loading ---------------------------------------------------------------------------
+
+    def load(self) -> BrokerState:
+        """The state as of the last committed row: tables first, then the journal over them."""
+        state = BrokerState(self.settings)
+        for built_in in (echo, sleep):
+            state.catalog.announce(built_in.announce())
+        loaded = self.store.load()
+        folded: dict[str, int] = {"": loaded.state_lsn}
+        if loaded.state:
+            state.restore_kept(decode_kept(loaded.state))
+            self.tables = True
+        restored = []
+        for row in loaded.rows:
+            folded[row.id] = row.lsn
+            restored.append(state.restore(decode_record(row.record)))
+            self.tables = True
+        self._take_parents(state, restored, folded)
+        state.rejoin(restored)
+        for lsn, entry in self.store.read(after=loaded.lsn):
+            facts = decode_facts(entry)
+            if self.tables:
+                self._take_named(state, facts, folded)
+            state.replay(lsn, facts, folded)
+            self.journal_bytes += len(entry)
+        self.lsn = loaded.last
+        state.dirty |= {id for id, lsn in folded.items() if id and lsn < loaded.last}
+        return state
+
+    def _take_parents(
+        self, state: BrokerState, tasks: Iterable[TaskRecord], folded: dict[str, int]
+    ) -> None:
+        """Parents of unfinished tasks: their results are needed when the tasks start."""
+        wanted = {id for t in tasks if t.live for id in t.spec.after.values()}
+        self._take(state, [id for id in wanted if id not in state.tasks], folded)
+
+    def _take_named(self, state: BrokerState, facts: list[Fact], folded: dict[str, int]) -> None:
+        """Tasks that journal facts name and that have ended according to the tables."""
+        wanted: list[str] = []
+        for fact in facts:
+            if isinstance(fact, Assigned):
+                wanted += fact.ids
+            elif isinstance(fact, Accepted):
+                wanted += [fact.id, *fact.spec.after.values()]
+            elif (id := getattr(fact, "id", "")) and not hasattr(fact, "alias"):
+                wanted.append(id)
+        self._take(state, [id for id in wanted if id not in state.tasks], folded)
+
+    def _take(self, state: BrokerState, ids: list[str], folded: dict[str, int]) -> None:
+        if not ids:
+            return
+        for row in self.store.find(ids).values():
+            folded[row.id] = row.lsn
+            state.restore(decode_record(row.record))
+
+    # --- writing ---------------------------------------------------------------------------
+
+    def append(self, facts: list[Fact], now: float) -> int:
+        """Commit the facts of one turn; they are on stable storage when this returns.
+
+        Raises:
+            StoreFull, Fenced: nothing of it was stored.
+        """
+        entry = encode_facts(facts)
+        self.lsn = self.store.append(self.store.epoch, entry)
+        self.journal_bytes += len(entry)
+        self._appended = now
+        return self.lsn
+
+    # --- taking back -------------------------------------------------------------------------
+
+    def recall(self, state: BrokerState, ids: Iterable[str]) -> None:
+        """Take ended tasks back into memory, those that the tables hold."""
+        if not self.tables:
+            return
+        missing = [id for id in ids if id not in state.tasks]
+        if not missing:
+            return
+        for row in self.store.find(missing).values():
+            state.restore(decode_record(row.record))
+
+    def records(self, ids: list[str]) -> dict[str, Record]:
+        """Records of tasks that only the tables hold."""
+        return {id: decode_record(row.record) for id, row in self.store.find(ids).items()}
+
+    # --- folding ---------------------------------------------------------------------------------
+
+    def tend(self, state: BrokerState, now: float) -> bool:
+        """Do a small piece of what is due; True when more is. Call it between turns.
+
+        Raises:
+            StoreFull, Fenced: nothing was changed.
+        """
+        if self._folding:
+            self._fold_some(state)
+            return True
+        if self._fold_due(state, now):
+            self._folding = True
+            self._pass = list(state.dirty)
+            self._pass_lsn = self.lsn
+            state.dirty.clear()
+            return True
+        if now >= self._retention:
+            self._retention = now + RETENTION_EVERY
+            self._retain(state, now)
+        return False
+
+    def _fold_due(self, state: BrokerState, now: float) -> bool:
+        if self.journal_bytes > FOLD_BYTES:
+            return True
+        ended = len(state.tasks) - state.unfinished
+        if ended > self.settings.in_memory * 1.25:
+            return True
+        return self.journal_bytes > 0 and now - self._appended > FOLD_IDLE
+
+    def _fold_some(self, state: BrokerState) -> None:
+        ids, rest = self._pass[:FOLD_ROWS], self._pass[FOLD_ROWS:]
+        rows = [self._row(state, state.tasks[id]) for id in ids if id in state.tasks]
+        if rest:
+            self.store.fold(self.store.epoch, rows)
+        else:
+            # Rows of this pass hold everything up to its beginning, so that much may go.
+            document = encode_kept(state.kept(self.lsn))
+            self.store.fold(self.store.epoch, rows, state=document, trim_to=self._pass_lsn)
+            self.journal_bytes = 0
+            self._folding = False
+            self._let_go(state)
+        self._pass = rest
+        self.tables = True
+
+    def _row(self, state: BrokerState, task: TaskRecord) -> Row:
+        worker = task.attempts[-1].worker if task.attempts else ""
+        if task.attempt is not None:
+            worker = task.attempt.booking.worker.name
+        return Row(
+            id=task.id,
+            state=task.state.value,
+            live=task.live or bool(state.attempts_of(task)),
+            kind=task.spec.kind,
+            project=task.spec.project,
+            worker=worker,
+            submitted=task.submitted,
+            ended=task.ended,
+            lsn=self.lsn,
+            blobs=tuple(blob for blob in (task.blob, task.checkpoint) if blob),
+            record=encode_record(state.record(task)),
+        )
+
+    def _let_go(self, state: BrokerState) -> None:
+        """Drop the oldest ended tasks from memory down to the bound."""
+        excess = len(state.tasks) - state.unfinished - self.settings.in_memory
+        if excess <= 0:
+            return
+        leaving: list[TaskRecord] = []
+        for task in state.tasks.values():
+            if len(leaving) >= excess:
+                break
+            if not task.live and task.id not in state.dirty and state.forgettable(task):
+                leaving.append(task)
+        for task in leaving:
+            state.forget(task)
+
+    def _retain(self, state: BrokerState, now: float) -> None:
+        """Delete ended tasks, and results that nobody names, once they are too old."""
+        oldest = now - self.settings.retention
+        gone = []
+        for id in self.store.expired(oldest):
+            task = state.tasks.get(id)
+            if task is None:
+                gone.append(id)
+            elif task.ended is not None and task.ended < oldest and state.forgettable(task):
+                state.forget(task)
+                state.dirty.discard(id)
+                gone.append(id)
+        if gone:
+            self.store.fold(self.store.epoch, deletes=gone)
+        held = {blob for t in state.tasks.values() for blob in (t.blob, t.checkpoint) if blob}
+        self.store.sweep(held, older_than=3600.0)
+
+    def finish(self, state: BrokerState) -> None:
+        """Fold everything, so that the next start is quick."""
+        if not self._folding:
+            self._pass, self._pass_lsn = list(state.dirty), self.lsn
+            state.dirty.clear()
+            self._folding = self.journal_bytes > 0
+        while self._folding:
+            self._fold_some(state)
+
+    def audit(self) -> Iterator[tuple[str, str]]:
+        """Where the journal does not lead to what the tables say: (task, why)."""
+        rows = {row.id: row for row in self.store.load().rows}
+        try:
+            state = self.load()
+            state.check()
+        except (AssertionError, KeyError, CorralError) as error:
+            yield "journal", f"it cannot be replayed: {error!r}"
+            return
+        for id, row in rows.items():
+            task = state.tasks[id]
+            if id not in state.dirty and encode_record(state.record(task)) != row.record:
+                yield id, "its row is not what its facts lead to"

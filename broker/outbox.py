@@ -1,0 +1,213 @@
+"""What one turn sends, packed into as few messages as its peers understand.
+
+Frames, not bytes, are the cost of ZeroMQ, so all that one turn has for one native peer travels
+together: attempts by booking, answers by service, outcomes of collecting clients in one list.
+Plain peers get what their RFC says, one message each. Sending never waits: a peer that takes
+nothing for long is given up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+import zmq
+
+from broker.core.doors import frames_of
+from broker.core.effects import (
+    AssignTask,
+    Beat,
+    Disconnect,
+    Effect,
+    ReplyPlain,
+    ReplyToClient,
+    SendToWorker,
+)
+from broker.core.state import BrokerState, TaskRecord
+from broker.store import Store
+from corral import wire
+from corral.errors import NotFound
+from corral.messages import Answer, Assign, Item, Lane, Outcome, Outcomes, ResultAck
+from corral.wire import Frames
+
+MAX_BYTES = 8 << 20  # of values in one message to a native peer
+MAX_WAITING = 1000  # messages a slow peer may leave waiting
+log = logging.getLogger("corral.broker")
+
+
+class Outbox:
+    """Gathers what is to be sent, and sends it."""
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], store: Store, lost: Callable[[bytes], None]
+    ) -> None:
+        self.socket = socket
+        self.store = store
+        self.lost = lost
+        self.waiting: dict[bytes, deque[Frames]] = {}
+        self._acks: dict[bytes, list[int]] = {}
+        self._answers: dict[tuple[bytes, str, bool], list[Answer]] = {}
+        self._outcomes: dict[bytes, list[Outcome]] = {}
+        self._attempts: dict[bytes, list[AssignTask]] = {}
+
+    def add(self, effects: Sequence[Effect], state: BrokerState) -> None:
+        """Take over what has to be sent, in order, except what can travel together."""
+        for effect in effects:
+            if isinstance(effect, AssignTask):
+                if effect.native:
+                    self._attempts.setdefault(effect.peer, []).append(effect)
+                else:
+                    self._assign_plain(effect, state)
+            elif isinstance(effect, ReplyToClient):
+                answer = effect.answer
+                if type(answer) is Outcomes and not answer.request:
+                    self._outcomes.setdefault(effect.peer, []).extend(answer.items)
+                else:
+                    key = (effect.peer, effect.service, effect.final)
+                    self._answers.setdefault(key, []).append(answer)
+            elif isinstance(effect, SendToWorker):
+                message = effect.message
+                if type(message) is ResultAck:
+                    self._acks.setdefault(effect.peer, []).extend(message.seqs)
+                else:
+                    self.send(effect.peer, wire.extension(message))
+            elif isinstance(effect, Beat):
+                self.send(effect.peer, wire.heartbeat(effect.dialect))
+            elif isinstance(effect, ReplyPlain):
+                self._reply_plain(effect)
+            elif isinstance(effect, Disconnect):
+                self.send(effect.peer, wire.disconnect(effect.dialect))
+
+    def flush(self, state: BrokerState) -> None:
+        """Send what was gathered."""
+        acks, self._acks = self._acks, {}
+        for peer, seqs in acks.items():
+            self.send(peer, wire.extension(ResultAck(seqs)))
+        attempts, self._attempts = self._attempts, {}
+        for peer, ones in attempts.items():
+            self._assign(peer, ones, state)
+        answers, self._answers = self._answers, {}
+        for (peer, service, final), items in answers.items():
+            self.send(peer, wire.answers(service, items, final))
+        outcomes, self._outcomes = self._outcomes, {}
+        for peer, ended in outcomes.items():
+            self._send_outcomes(peer, ended)
+
+    def _send_outcomes(self, peer: bytes, ended: list[Outcome]) -> None:
+        batch: list[Outcome] = []
+        size = 0
+        for outcome in ended:
+            batch.append(outcome)
+            size += memoryview(outcome.value).nbytes
+            if size > MAX_BYTES:
+                self.send(peer, wire.answers("corral.submit", [Outcomes(b"", batch)], False))
+                batch, size = [], 0
+        if batch:
+            self.send(peer, wire.answers("corral.submit", [Outcomes(b"", batch)], False))
+
+    # --- attempts ------------------------------------------------------------------------------
+
+    def _assign(self, peer: bytes, ones: list[AssignTask], state: BrokerState) -> None:
+        lanes: dict[tuple[int, float | None], Lane] = {}
+        size = 0
+        for one in ones:
+            task = state.tasks[one.id]
+            if task.attempt is None or task.attempt.token != one.token:
+                continue  # cancelled later in the same turn
+            item = self._item(task, one.token, state)
+            run_limit = task.spec.run_limit
+            lane = lanes.get((one.booking, run_limit))
+            if lane is None:
+                booking = task.attempt.booking
+                need = task.klass.needs[booking.variant]
+                lane = lanes[one.booking, run_limit] = Lane(
+                    one.booking, task.spec.kind, need.cpus, need.memory_gb, booking.gpus,
+                    run_limit, [],
+                )  # fmt: skip
+            lane.items.append(item)
+            size += memoryview(item.params).nbytes + sum(
+                memoryview(value).nbytes for value in item.parents.values()
+            )
+            if size > MAX_BYTES:
+                self.send(peer, wire.extension(Assign(list(lanes.values()))))
+                lanes, size = {}, 0
+        if lanes:
+            self.send(peer, wire.extension(Assign(list(lanes.values()))))
+
+    def _item(self, task: TaskRecord, token: bytes, state: BrokerState) -> Item:
+        attempt = task.attempt
+        assert attempt is not None
+        parents = {}
+        if task.spec.after:
+            parents = {name: self.value_of(state.tasks[id]) for name, id in task.spec.after.items()}
+        checkpoint = None
+        if task.checkpoint:
+            checkpoint = self._blob(task.checkpoint, task.id)
+        return Item(token, task.id, attempt.number, task.spec.params, parents, checkpoint)
+
+    def value_of(self, task: TaskRecord) -> msgspec.Raw:
+        """The packed result of a task, from memory or from its file."""
+        if not task.blob:
+            return task.value
+        data = self._blob(task.blob, task.id)
+        return task.value if data is None else msgspec.Raw(data)
+
+    def _blob(self, digest: str, id: str) -> bytes | None:
+        try:
+            return self.store.blob_get(digest)
+        except NotFound:
+            log.error("the file %s that task %s refers to is gone", digest, id)
+            return None
+
+    def _assign_plain(self, effect: AssignTask, state: BrokerState) -> None:
+        task = state.tasks[effect.id]
+        if task.attempt is not None and task.attempt.token == effect.token:
+            body = frames_of(task.spec.params)
+            self.send(effect.peer, wire.request(effect.dialect, effect.token, body))
+
+    def _reply_plain(self, effect: ReplyPlain) -> None:
+        body = effect.body
+        if effect.blob:
+            data = self._blob(effect.blob, effect.service)
+            if data is None:
+                return
+            body = [*body, *frames_of(data)]
+        self.send(effect.peer, wire.reply(effect.dialect, effect.service, body, effect.final))
+
+    # --- the socket ----------------------------------------------------------------------
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """Send now, or keep it for a peer whose queue is full. False: it is not on its way."""
+        queue = self.waiting.get(peer)
+        if queue is not None:
+            if len(queue) >= MAX_WAITING:
+                del self.waiting[peer]
+                self.lost(peer)
+                return False
+            queue.append(frames)
+            return False
+        try:
+            self.socket.send_multipart([peer, *frames], zmq.NOBLOCK)
+        except zmq.Again:
+            self.waiting[peer] = deque([frames])
+            return False
+        except zmq.ZMQError:  # EHOSTUNREACH: nobody has that routing id any more
+            self.lost(peer)
+            return False
+        return True
+
+    def retry(self) -> None:
+        """Try again what slow peers left waiting."""
+        for peer in list(self.waiting):
+            queue = self.waiting[peer]
+            try:
+                while queue:
+                    self.socket.send_multipart([peer, *queue[0]], zmq.NOBLOCK)
+                    queue.popleft()
+            except zmq.Again:
+                continue
+            except zmq.ZMQError:
+                self.lost(peer)
+            del self.waiting[peer]

@@ -1,0 +1,277 @@
+"""Calls that change nothing: show, list, explain, workers, status, logs, blobs, keys.
+
+They read memory, and the store's tables for what has left it. Calls that change something are the
+machine's (`broker.core.machine`); streams are `broker.watch`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+from msgspec import structs
+
+from broker.core import views
+from broker.core.explain import explain
+from corral.errors import AmbiguousId, NotFound, Usage
+from corral.messages import (
+    Answer,
+    Blob,
+    BrokerView,
+    Call,
+    Chunk,
+    Done,
+    Explain,
+    Explained,
+    FetchLog,
+    Keys,
+    KeysAre,
+    List,
+    LogChunk,
+    Logs,
+    Show,
+    Shown,
+    Status,
+    StatusIs,
+    TaskView,
+    Unwatch,
+    Watch,
+    Workers,
+    WorkersAre,
+)
+from corral.tasks import State
+
+if TYPE_CHECKING:
+    from broker.server import Server
+
+MAX_PAGE = 1000  # tasks
+MAX_PIECE = 4 << 20  # bytes of a log or blob in one answer
+LOG_WAIT = 5.0  # seconds that a worker has to send a piece of a log
+
+
+class Fetch(NamedTuple):
+    """A piece of a log that a worker was asked for."""
+
+    peer: bytes
+    call: Logs
+    until: float
+
+
+class Queries:
+    """Answers to reading calls."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.fetches: dict[int, Fetch] = {}
+        self._fetch = 0
+
+    def answer(self, peer: bytes, call: Call, now: float) -> Answer | None:
+        """The answer, or None when it comes later or as a stream.
+
+        Raises:
+            CorralError: the call cannot be answered.
+        """
+        return _QUERIES[type(call)](self, peer, call, now)
+
+    def resolve(self, names: list[str]) -> list[str]:
+        """Ids for what people type: whole ids, unique prefixes, `last`.
+
+        Raises:
+            NotFound, AmbiguousId
+        """
+        return [self._resolve(name) for name in names]
+
+    def _resolve(self, name: str) -> str:
+        tasks = self.server.state.tasks
+        if name in tasks:
+            return name
+        if name == "last":
+            newest = max(tasks.values(), key=lambda task: task.order, default=None)
+            if newest is None:
+                raise NotFound(noun="task", name=name)
+            return newest.id
+        found = {id for id in tasks if id.startswith(name)} if name else set()
+        found |= set(self.server.store.prefix(name, 10)) if name else set()
+        if not found:
+            raise NotFound(noun="task", name=name)
+        if len(found) > 1 and name not in found:
+            listed = ", ".join(sorted(found)[:5])
+            raise AmbiguousId(name=name, candidates=listed)
+        return name if name in found else found.pop()
+
+    # --- tasks --------------------------------------------------------------------------
+
+    def _show(self, peer: bytes, call: Show, now: float) -> Answer:
+        return Shown(call.request, [self._view(id) for id in self.resolve(call.ids)])
+
+    def _view(self, id: str) -> TaskView:
+        state = self.server.state
+        task = state.tasks.get(id)
+        if task is not None:
+            view = views.task_view(state, task)
+            if task.blob:
+                size = self.server.store.blob_size(task.blob)
+                return _with_size(view, size)
+            return view
+        record = self.server.keeper.records([id])[id]
+        return views.record_view(state, record)
+
+    def _list(self, peer: bytes, call: List, now: float) -> Answer:
+        state = self.server.state
+        limit = max(1, min(call.limit, MAX_PAGE))
+        before = None
+        if call.before:
+            view = self._view(self._resolve(call.before))
+            before = (view.submitted, view.id)
+        wanted = frozenset(call.states)
+        found: dict[str, TaskView] = {}
+        # Tasks taken back from the tables stand out of order in memory, so all are looked at.
+        matching = [
+            task
+            for task in state.tasks.values()
+            if (not wanted or task.state in wanted)
+            and (not call.kind or task.spec.kind == call.kind)
+            and (not call.project or task.spec.project == call.project)
+            and (before is None or (task.submitted, task.id) < before)
+        ]
+        matching.sort(key=lambda task: (task.submitted, task.order), reverse=True)
+        for task in matching:
+            view = views.task_view(state, task, full=False)
+            if not call.worker or view.worker == call.worker:
+                found[view.id] = view
+                if len(found) >= limit:
+                    break
+        if self.server.keeper.tables:
+            rows = self.server.store.query(
+                states=[s.value for s in wanted],
+                kind=call.kind,
+                project=call.project,
+                worker=call.worker,
+                limit=limit,
+                before=before,
+            )
+            gone = [row.id for row in rows if row.id not in state.tasks]
+            for id, record in self.server.keeper.records(gone).items():
+                found[id] = views.record_view(state, record)
+        newest = sorted(found.values(), key=lambda view: view.submitted, reverse=True)
+        return Shown(call.request, newest[:limit])
+
+    def _explain(self, peer: bytes, call: Explain, now: float) -> Answer:
+        [id] = self.resolve([call.id])
+        self.server.keeper.recall(self.server.state, [id])
+        return Explained(call.request, explain(self.server.state, id, now))
+
+    def _watch(self, peer: bytes, call: Watch, now: float) -> None:
+        ids = self.resolve(call.ids)
+        watch = Watch(call.request, ids, call.since)
+        self.server.watches.begin(peer, watch, self.server.state, self.server.keeper.lsn)
+
+    def _unwatch(self, peer: bytes, call: Unwatch, now: float) -> Answer:
+        ended = self.server.watches.end(call.watch)
+        return Done(call.request, [call.watch.hex()] if ended else [])
+
+    # --- logs and large results -------------------------------------------------------------
+
+    def _logs(self, peer: bytes, call: Logs, now: float) -> None:
+        [id] = self.resolve([call.id])
+        view = self._view(id)
+        attempts = {attempt.number: attempt for attempt in view.attempts}
+        number = call.attempt or max(attempts, default=0)
+        attempt = attempts.get(number)
+        if attempt is None:
+            raise NotFound(noun="attempt", name=f"{number} of task {id}")
+        worker = self.server.state.workers.get(attempt.worker)
+        if worker is None or worker.peer is None or not worker.native:
+            raise NotFound(noun="worker", name=f"{attempt.worker}, which holds the log of {id},")
+        self._fetch += 1
+        self.fetches[self._fetch] = Fetch(peer, call, now + LOG_WAIT)
+        size = max(0, min(call.size, MAX_PIECE))
+        message = FetchLog(self._fetch, id, number, max(0, call.offset), size)
+        self.server.to_worker(worker.peer, message)
+
+    def log_came(self, chunk: LogChunk) -> None:
+        """A worker sent a piece of a log."""
+        fetch = self.fetches.pop(chunk.fetch, None)
+        if fetch is None:
+            return
+        call = fetch.call
+        end = call.offset + len(chunk.data) >= chunk.total
+        answer = Chunk(call.request, chunk.data, call.offset, chunk.total, end)
+        self.server.to_client(fetch.peer, "corral.logs", answer)
+
+    def expire(self, now: float) -> None:
+        """Give up on workers that did not send the log they were asked for."""
+        for number in [n for n, fetch in self.fetches.items() if fetch.until <= now]:
+            fetch = self.fetches.pop(number)
+            error = NotFound(noun="worker", name="that would send this log in time")
+            self.server.refuse(fetch.peer, fetch.call, error)
+
+    def _blob(self, peer: bytes, call: Blob, now: float) -> Answer:
+        store = self.server.store
+        total = store.blob_size(call.digest)
+        size = max(1, min(call.size, MAX_PIECE))
+        data = store.blob_get(call.digest, call.offset, size)
+        return Chunk(call.request, data, call.offset, total, call.offset + len(data) >= total)
+
+    # --- the fleet and the broker -----------------------------------------------------------------
+
+    def _workers(self, peer: bytes, call: Workers, now: float) -> Answer:
+        state = self.server.state
+        found = [views.worker_view(state, worker) for worker in state.workers.values()]
+        return WorkersAre(call.request, sorted(found, key=lambda view: view.name))
+
+    def _status(self, peer: bytes, call: Status, now: float) -> Answer:
+        server = self.server
+        state = server.state
+        view = BrokerView(
+            version=version("corral"),
+            epoch=server.store.epoch,
+            seq=server.keeper.lsn,
+            started=server.started,
+            endpoint=server.endpoint,
+            data=str(server.data),
+            tasks={state_.value: state.counts[state_] for state_ in State},
+            workers=dict(Counter(worker.status for worker in state.workers.values())),
+            kinds=views.kind_views(state),
+            named=views.named_view(state),
+            refused=dict(server.broker.refused),
+            store_full=server.store.full,
+            rss_bytes=psutil.Process().memory_info().rss,
+        )
+        return StatusIs(call.request, view)
+
+    def _keys(self, peer: bytes, call: Keys, now: float) -> Answer:
+        gate = self.server.gate
+        if gate is None:
+            raise Usage(what="this broker was started without --keys, so it has no table of keys")
+        if call.action == "add":
+            gate.table.add(call.public, call.role, call.name, time.time())
+        elif call.action == "revoke":
+            key = gate.table.revoke(call.name or call.public, time.time())
+            for revoked in gate.peers(key.public):
+                self.server.drop(revoked)
+        elif call.action != "list":
+            raise Usage(what=f"{call.action} is none of list, add, revoke")
+        return KeysAre(call.request, gate.table.listed())
+
+
+def _with_size(view: TaskView, size: int) -> TaskView:
+    return structs.replace(view, result_bytes=size)
+
+
+_QUERIES: dict[type[Call], Callable[[Queries, bytes, Any, float], Answer | None]] = {
+    Show: Queries._show,
+    List: Queries._list,
+    Explain: Queries._explain,
+    Watch: Queries._watch,
+    Unwatch: Queries._unwatch,
+    Logs: Queries._logs,
+    Blob: Queries._blob,
+    Workers: Queries._workers,
+    Status: Queries._status,
+    Keys: Queries._keys,
+}

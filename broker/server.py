@@ -1,0 +1,398 @@
+"""The shell around the machine: one ROUTER socket, one loop, one thread.
+
+A turn of the loop: take what has arrived, let the machine handle it, commit what it decided, and
+only then send. Whatever arrives during a commit is the next turn's, so one fsync serves many tasks
+when there are many, and a single task waits for none but its own. What follows from an event is
+decided in `broker.core`; bytes are `corral.wire`'s, files `broker.store`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import zmq
+from msgspec import structs
+
+from broker.auth import Gate, refusal, require_keys
+from broker.core import admission
+from broker.core.effects import Effect, Persist, ReplyToClient, SendToWorker, Telemetry
+from broker.core.events import Event, Heard, PeerLost, Turn
+from broker.core.facts import Fact
+from broker.core.machine import Broker
+from broker.keeper import Keeper
+from broker.outbox import Outbox
+from broker.queries import Queries
+from broker.store import Store
+from broker.watch import Watches
+from corral import wire
+from corral.errors import AddressInUse, CorralError, StoreFull
+from corral.messages import (
+    NIL,
+    SERVICE_OF,
+    Answer,
+    Call,
+    Cancel,
+    Checkpoint,
+    Drain,
+    Ended,
+    Extension,
+    Finished,
+    LogChunk,
+    Refused,
+    Results,
+    Resume,
+    Retry,
+    Submit,
+)
+from corral.settings import BrokerSettings
+from corral.wire import Called, Extended, Inbound, Replied
+
+MAX_TURN = 2000  # messages of one turn
+MAX_TURN_SECONDS = 0.02
+NOTHING: dict[bytes, str] = {}
+log = logging.getLogger("corral.broker")
+
+
+class Server:
+    """One broker process."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        endpoint: str,
+        store: Store,
+        data: Path,
+        gate: Gate | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        if gate is None:
+            require_keys([endpoint])
+        self.settings = settings
+        self.store = store
+        self.data = data
+        self.gate = gate
+        self.started = time.time()
+        self._origin = self.started - time.monotonic()
+        self.keeper = Keeper(store, settings)
+        self.context = context or zmq.Context()
+        self.socket = self._bind(endpoint)
+        self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.events: list[Event] = []  #: found while sending, for the next turn
+        self.outbox = Outbox(self.socket, store, self._peer_lost)
+        self.watches = Watches(store, self.outbox)
+        self.queries = Queries(self)
+        self.running = True
+        self._was_full = False
+        self._replies: list[Effect] = []  #: answers that go out after the turn's commit
+        self._held: list[tuple[bytes, Inbound, str]] = []  #: results the disk did not take yet
+        self._renewed = 0.0
+        self._load()
+
+    def now(self) -> float:
+        """Wall clock at the start, plus the time since: it never jumps."""
+        return self._origin + time.monotonic()
+
+    def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.ROUTER_HANDOVER, 1),
+            (zmq.SNDHWM, 1000),
+            (zmq.RCVHWM, 1000),
+            (zmq.MAXMSGSIZE, self.settings.max_message),
+            (zmq.LINGER, 1000),
+            (zmq.HEARTBEAT_IVL, 5000),
+            (zmq.HEARTBEAT_TIMEOUT, 30000),
+            (zmq.HEARTBEAT_TTL, 30000),
+            (zmq.HANDSHAKE_IVL, 10000),
+            (zmq.BACKLOG, 1024),
+        ):
+            socket.setsockopt(option, value)
+        if self.gate is not None:
+            self.gate.setup(socket)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise AddressInUse(endpoint=endpoint, why=str(error)) from None
+        return socket
+
+    def _load(self) -> None:
+        self.state = self.keeper.load()
+        self.broker = Broker(
+            self.settings, os.urandom(16), self.store.epoch, self.state, self.now()
+        )
+
+    # --- the loop ----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while self.running:
+            self.turn(self._timeout())
+
+    def stop(self) -> None:
+        """End the loop after the present turn. Safe in a signal handler."""
+        self.running = False
+
+    def close(self) -> None:
+        """Fold what has changed and let go of socket and store."""
+        try:
+            self.keeper.finish(self.state)
+        except StoreFull:
+            log.warning("the store is full: the journal stays as it is")
+        self.socket.close()
+        self.store.close()
+
+    def _timeout(self) -> int:
+        """Milliseconds until something is due."""
+        if self.events:
+            return 0
+        if self.outbox.waiting:
+            return 20
+        deadline = self.broker.next_deadline()
+        if deadline is None:
+            return 1000
+        return max(0, min(1000, int((deadline - self.now()) * 1000) + 1))
+
+    def turn(self, timeout: int) -> None:
+        """Wait up to `timeout` ms for a message, then handle everything that is there."""
+        effects: list[Effect] = []
+        events, self.events = self.events, []
+        if self.socket.poll(timeout):
+            self._receive(effects)
+        now = self.now()
+        handle = self.broker.handle
+        for event in events:
+            effects += handle(event, now)
+        effects += handle(Turn(), now)
+        self._perform(effects, now)
+        self._tend(now)
+
+    def _receive(self, effects: list[Effect]) -> None:
+        """Handle messages until none is there, or the turn has taken long enough."""
+        receive, gate = self.socket.recv_multipart, self.gate
+        until = time.monotonic() + MAX_TURN_SECONDS
+        for _ in range(MAX_TURN):
+            who = ""
+            try:
+                if gate is None:
+                    frames = receive(zmq.NOBLOCK)
+                else:
+                    first = self.socket.recv(zmq.NOBLOCK, copy=False)
+                    frames = [first.bytes, *receive(zmq.NOBLOCK)]
+            except zmq.Again:
+                return
+            moment = time.monotonic()
+            now = self._origin + moment
+            peer = frames[0]
+            message = wire.decode(frames[1:])
+            if gate is not None:
+                key = gate.user(peer, first)
+                if key is None:
+                    self.drop(peer)
+                    continue
+                denied = refusal(key, message)
+                if denied is not None:
+                    self._deny(peer, message, denied)
+                    continue
+                who = key.name
+            self._one(peer, message, who, now, effects)
+            if moment > until:
+                return
+
+    def _one(
+        self, peer: bytes, message: Inbound, who: str, now: float, effects: list[Effect]
+    ) -> None:
+        """Handle one message: what it needs from the disk first, then the machine."""
+        blobs: dict[bytes, str] = NOTHING
+        if isinstance(message, Called):
+            try:
+                call = self._prepare(peer, message.call, now)
+            except CorralError as error:
+                self.refuse(peer, message.call, error)
+                return
+            if call is None:
+                return
+            if call is not message.call:
+                message = Called(call)
+        elif isinstance(message, Extended):
+            if isinstance(message.message, LogChunk):
+                self.queries.log_came(message.message)
+                return
+            if isinstance(message.message, Finished | Checkpoint):
+                try:
+                    inner, blobs = self._put_away(message.message)
+                except StoreFull:
+                    self._held.append((peer, message, who))
+                    return
+                message = Extended(inner)
+        elif isinstance(message, Replied) and message.final:
+            try:
+                blobs = self._put_away_plain(message)
+            except StoreFull:
+                self._held.append((peer, message, who))
+                return
+        effects += self.broker.handle(Heard(peer, message, who, blobs), now)
+
+    def _prepare(self, peer: bytes, call: Call, now: float) -> Call | None:
+        """The call with whole ids and all it names in memory; None when it is answered already.
+
+        Raises:
+            CorralError: it cannot be done.
+        """
+        keeper, state = self.keeper, self.state
+        if isinstance(call, Submit):
+            if self.store.full:
+                raise StoreFull(why="the disk is full or cannot be written")
+            if keeper.tables:
+                keeper.recall(state, admission.ids_wanted(state, call))
+                keeper.recall(state, admission.content_wanted(state, call))
+            return call
+        if isinstance(call, Results | Cancel | Retry):
+            ids = call.ids
+            if any(id not in state.tasks for id in ids):
+                ids = self.queries.resolve(ids)
+                keeper.recall(state, ids)
+                parents = [p for id in ids for p in state.tasks[id].spec.after.values()]
+                keeper.recall(state, parents)
+                return structs.replace(call, ids=ids)
+            return call
+        if isinstance(call, Drain | Resume):
+            return call
+        answer = self.queries.answer(peer, call, now)
+        if answer is not None:
+            self.to_client(peer, SERVICE_OF[type(call)], answer)
+        return None
+
+    def _put_away(self, message: Finished | Checkpoint) -> tuple[Extension, dict[bytes, str]]:
+        """Write what is large to its own file, before the fact that names it.
+
+        Raises:
+            StoreFull: the disk did not take it.
+        """
+        if isinstance(message, Checkpoint):
+            return message, {message.token: self.store.blob_put(message.data)}
+        limit = self.settings.inline_result
+        if all(memoryview(ended.value).nbytes <= limit for ended in message.items):
+            return message, NOTHING
+        blobs: dict[bytes, str] = {}
+        items: list[Ended] = []
+        for ended in message.items:
+            if memoryview(ended.value).nbytes > limit:
+                blobs[ended.token] = self.store.blob_put(bytes(ended.value))
+                ended = structs.replace(ended, value=NIL)
+            items.append(ended)
+        return Finished(message.seq, items), blobs
+
+    def _put_away_plain(self, message: Replied) -> dict[bytes, str]:
+        if sum(map(len, message.body)) <= self.settings.inline_result:
+            return NOTHING
+        return {message.token: self.store.blob_put(msgspec.msgpack.encode(message.body))}
+
+    # --- effects ---------------------------------------------------------------------------
+
+    def _perform(self, effects: list[Effect], now: float) -> None:
+        """Commit, then send."""
+        facts: list[Fact] = []
+        telemetry: list[Telemetry] = []
+        rest: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Persist):
+                facts += effect.facts
+            elif isinstance(effect, Telemetry):
+                telemetry.append(effect)
+            else:
+                rest.append(effect)
+        replies, self._replies = self._replies, []
+        if facts:
+            try:
+                self.keeper.append(facts, now)
+            except StoreFull as error:
+                self._take_back([*rest, *replies], error)
+                return
+        self.outbox.add(rest, self.state)
+        self.outbox.add(replies, self.state)
+        self.outbox.flush(self.state)
+        self.watches.publish(facts, telemetry, self.state, self.keeper.lsn)
+
+    def _take_back(self, effects: list[Effect], error: StoreFull) -> None:
+        """The commit failed: nothing of this turn was. Memory becomes what the store holds.
+
+        Workers register again and announce what they run and what they have to deliver; clients
+        whose calls were not stored are told.
+        """
+        log.error("%s", error)
+        peers = {peer: worker.dialect for peer, worker in self.broker.fleet.peers.items()}
+        self._load()
+        for effect in effects:
+            if isinstance(effect, ReplyToClient) and effect.final:
+                answer = Refused(effect.answer.request, error.code, {"why": str(error.fields)})
+                frames = wire.answers(effect.service, [answer], True)
+                self.outbox.send(effect.peer, frames)
+        for peer, dialect in peers.items():
+            self.outbox.send(peer, wire.disconnect(wire.Dialect(dialect)))
+
+    def _tend(self, now: float) -> None:
+        """What is due beside messages: slow peers, the disk, the fold, logs that did not come."""
+        if self.outbox.waiting:
+            self.outbox.retry()
+        if now >= self._renewed + 1.0:
+            self._renewed = now
+            self.store.renew()
+            self.queries.expire(now)
+            held, self._held = self._held, []
+            effects: list[Effect] = []
+            for peer, message, who in held:
+                self._one(peer, message, who, now, effects)
+            self._perform(effects, now)
+        try:
+            if self.keeper.tend(self.state, now):
+                self.events.append(Turn())  # more is due: come back without waiting
+        except StoreFull as error:
+            if not self._was_full:
+                log.warning("%s", error)
+        self._was_full = self.store.full
+
+    # --- peers ----------------------------------------------------------------------------------
+
+    def _peer_lost(self, peer: bytes) -> None:
+        self.events.append(PeerLost(peer))
+        self.watches.drop(peer)
+        if self.gate is not None:
+            self.gate.forget(peer)
+
+    def drop(self, peer: bytes) -> None:
+        """Have nothing more to do with a peer whose key was revoked."""
+        worker = self.broker.fleet.peers.get(peer)
+        if worker is not None:
+            self.outbox.send(peer, wire.disconnect(wire.Dialect(worker.dialect)))
+        self.events.append(PeerLost(peer))
+        self.watches.drop(peer)
+
+    def _deny(self, peer: bytes, message: Inbound, error: CorralError) -> None:
+        self.broker.refused[error.code] += 1
+        if isinstance(message, Called):
+            self.refuse(peer, message.call, error)
+        else:
+            self.outbox.send(peer, wire.disconnect())
+
+    def refuse(self, peer: bytes, call: Call, error: CorralError) -> None:
+        """Tell a client why its call changed nothing."""
+        fields = {name: _plain(value) for name, value in error.fields.items()}
+        self.to_client(peer, SERVICE_OF[type(call)], Refused(call.request, error.code, fields))
+
+    def to_client(self, peer: bytes, service: str, answer: Answer) -> None:
+        """Answer a client when this turn is committed."""
+        self._replies.append(ReplyToClient(peer, service, answer, True))
+
+    def to_worker(self, peer: bytes, message: Extension) -> None:
+        """Send a worker something that changes nothing."""
+        self._replies.append(SendToWorker(peer, message))
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

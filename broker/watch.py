@@ -1,0 +1,190 @@
+"""Streams of what happens: the durable facts as updates, and sampled progress beside them.
+
+A watcher has a place in the journal, the sequence number. It resumes from there; when the journal
+no longer reaches back that far, or when the watcher did not keep up, it gets a snapshot and goes on
+from now. So a slow watcher costs nothing but its own freshness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from broker.core.effects import Telemetry
+from broker.core.facts import Accepted, Assigned, Closed, Fact, Moved, decode_facts
+from broker.core.state import BrokerState
+from broker.core.views import task_view
+from broker.outbox import Outbox
+from broker.store import Store
+from corral import wire
+from corral.messages import Update, Updates, Watch
+from corral.tasks import TRANSITIONS, State
+
+MAX_SNAPSHOT = 5000  # tasks in a snapshot: the unfinished, then the newest
+MAX_REPLAY = 10_000  # journal rows read for one that resumes; beyond, it gets a snapshot
+MAX_WATCHERS = 1000
+
+
+class Watcher:
+    """One stream."""
+
+    __slots__ = ("behind", "ids", "peer", "request")
+
+    def __init__(self, peer: bytes, request: bytes, ids: frozenset[str]) -> None:
+        self.peer = peer
+        self.request = request
+        self.ids = ids  #: empty: every task
+        self.behind = False
+
+    def wants(self, id: str) -> bool:
+        """Whether it asked about this task."""
+        return not self.ids or id in self.ids
+
+
+class Watches:
+    """All streams of one broker."""
+
+    def __init__(self, store: Store, outbox: Outbox) -> None:
+        self.store = store
+        self.outbox = outbox
+        self.watchers: dict[bytes, Watcher] = {}
+
+    def begin(self, peer: bytes, call: Watch, state: BrokerState, seq: int) -> None:
+        """Open a stream, with what the watcher missed or a snapshot first."""
+        if len(self.watchers) >= MAX_WATCHERS:
+            del self.watchers[next(iter(self.watchers))]
+        watcher = self.watchers[call.request] = Watcher(peer, call.request, frozenset(call.ids))
+        missed = None if call.since is None else self._missed(call.since, seq)
+        if missed is None and (call.since is not None or call.ids):
+            self._snapshot(watcher, state, seq)
+        else:
+            items = [u for u in missed or () if watcher.wants(u.id)]
+            self._send(watcher, Updates(call.request, items, seq=seq))
+
+    def _missed(self, since: int, seq: int) -> list[Update] | None:
+        """Updates after `since`; None when the journal does not reach back that far."""
+        if since > seq or seq - since > MAX_REPLAY:
+            return None
+        updates: list[Update] = []
+        reached = since
+        for lsn, entry in self.store.read(after=since, limit=MAX_REPLAY):
+            if lsn != reached + 1:
+                return None
+            reached = lsn
+            updates += updates_of(lsn, decode_facts(entry))
+        return updates if reached == seq else None
+
+    def _snapshot(self, watcher: Watcher, state: BrokerState, seq: int) -> None:
+        if watcher.ids:
+            tasks = [state.tasks[id] for id in watcher.ids if id in state.tasks]
+        else:
+            newest = [t for t in reversed(state.tasks.values()) if t.live or t.ended is not None]
+            newest.sort(key=lambda task: not task.live)
+            tasks = newest[:MAX_SNAPSHOT]
+        views = [task_view(state, task, full=False) for task in tasks]
+        watcher.behind = not self._send(
+            watcher, Updates(watcher.request, [], snapshot=views, seq=seq)
+        )
+
+    def end(self, request: bytes) -> bool:
+        """Close a stream."""
+        return self.watchers.pop(request, None) is not None
+
+    def drop(self, peer: bytes) -> None:
+        """Close the streams of a peer that is gone."""
+        for request in [r for r, w in self.watchers.items() if w.peer == peer]:
+            del self.watchers[request]
+
+    def publish(
+        self, facts: Iterable[Fact], telemetry: Iterable[Telemetry], state: BrokerState, seq: int
+    ) -> None:
+        """Tell every watcher what one turn made durable, and what was sampled."""
+        if not self.watchers:
+            return
+        updates = list(updates_of(seq, facts))
+        updates += [
+            Update(
+                seq=seq, at=t.at, id=t.id, cause="progress", progress=t.fraction, metrics=t.metrics
+            )
+            for t in telemetry
+        ]
+        if not updates:
+            return
+        for watcher in list(self.watchers.values()):
+            if watcher.behind:
+                if watcher.peer not in self.outbox.waiting:
+                    watcher.behind = False
+                    self._snapshot(watcher, state, seq)
+                continue
+            items = [update for update in updates if watcher.wants(update.id)]
+            if items:
+                watcher.behind = not self._send(watcher, Updates(watcher.request, items, seq=seq))
+
+    def _send(self, watcher: Watcher, answer: Updates) -> bool:
+        if watcher.peer in self.outbox.waiting:
+            return False
+        return self.outbox.send(watcher.peer, wire.answers("corral.watch", [answer], False))
+
+
+def updates_of(seq: int, facts: Iterable[Fact]) -> Iterator[Update]:
+    """The facts of one journal row as updates."""
+    for fact in facts:
+        make = _UPDATES.get(type(fact))
+        if make is not None:
+            yield from make(seq, fact)
+
+
+def _accepted(seq: int, fact: Accepted) -> Iterator[Update]:
+    first = State.WAITING if fact.waiting else State.QUEUED
+    yield Update(seq=seq, at=fact.at, id=fact.id, kind=fact.spec.kind, state=first, cause="submit")
+
+
+def _assigned(seq: int, fact: Assigned) -> Iterator[Update]:
+    for id in fact.ids:
+        yield Update(
+            seq=seq,
+            at=fact.at,
+            id=id,
+            state=State.RUNNING,
+            cause="assign",
+            why=fact.decision,
+            worker=fact.worker,
+        )
+
+
+#: cause -> state; every cause leads to one state alone, whatever state it is taken from
+_AFTER = {cause: state for row in TRANSITIONS.values() for cause, state in row.items()}
+
+
+def _closed(seq: int, fact: Closed) -> Iterator[Update]:
+    if fact.cause is None:
+        return
+    to = _AFTER[fact.cause]
+    yield Update(
+        seq=seq,
+        at=fact.at,
+        id=fact.id,
+        state=to,
+        cause=fact.cause.value,
+        why=fact.failure.message if fact.failure else "",
+        progress=1.0 if to is State.SUCCEEDED else None,
+    )
+
+
+def _moved(seq: int, fact: Moved) -> Iterator[Update]:
+    yield Update(
+        seq=seq,
+        at=fact.at,
+        id=fact.id,
+        state=_AFTER[fact.cause],
+        cause=fact.cause.value,
+        why=fact.why,
+    )
+
+
+_UPDATES: dict[type[Fact], Callable[[int, Any], Iterator[Update]]] = {
+    Accepted: _accepted,
+    Assigned: _assigned,
+    Closed: _closed,
+    Moved: _moved,
+}
