@@ -91,7 +91,7 @@ def test_only_a_workers_key_does_a_workers_part(message: wire.Inbound) -> None:
 
 
 def test_a_refusal_names_key_role_action_and_the_least_role_that_would_do() -> None:
-    calls = [
+    calls: list[tuple[str, wire.Inbound, str, str]] = [
         ("worker", Called(messages.Status(b"r")), "corral.status", "viewer"),
         ("viewer", Called(messages.Submit(b"r", [])), "corral.submit", "client"),
         ("client", Called(messages.Keys(b"r")), "corral.keys", "operator"),
@@ -291,18 +291,22 @@ class House:
         self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.gate.setup(self.router)
-        self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
+        self.router.bind("tcp://127.0.0.1:*")
+        self.endpoint = self.router.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def peer(
-        self, public: str, secret: str, server: str = "", routing_id: bytes = b""
-    ) -> zmq.Socket[bytes]:
+    def dressed(self, public: str, secret: str, server: str = "") -> zmq.Socket[bytes]:
+        """A socket with a key, not connected yet."""
         socket = self.stranger()
-        if routing_id:
-            socket.setsockopt(zmq.ROUTING_ID, routing_id)
         socket.setsockopt_string(zmq.CURVE_SERVERKEY, server or self.gate.pair.public)
         socket.setsockopt_string(zmq.CURVE_PUBLICKEY, public)
         socket.setsockopt_string(zmq.CURVE_SECRETKEY, secret)
-        socket.connect(f"tcp://127.0.0.1:{self.port}")
+        return socket
+
+    def peer(self, public: str, secret: str, routing_id: bytes = b"") -> zmq.Socket[bytes]:
+        socket = self.dressed(public, secret)
+        if routing_id:
+            socket.setsockopt(zmq.ROUTING_ID, routing_id)
+        socket.connect(self.endpoint)
         return socket
 
     def stranger(self) -> zmq.Socket[bytes]:
@@ -341,8 +345,9 @@ def house(tmp_path: Path) -> Iterator[House]:
     assert threading.active_count() == before
 
 
-def refused_event(socket: zmq.Socket[bytes]) -> int:
-    """The first event that tells why a connection failed."""
+def handshake(house: House, public: str, secret: str) -> int:
+    """The event that tells how a connection with this key went."""
+    socket = house.dressed(public, secret)
     monitor = socket.get_monitor_socket(
         zmq.EVENT_HANDSHAKE_FAILED_AUTH
         | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -350,6 +355,7 @@ def refused_event(socket: zmq.Socket[bytes]) -> int:
         | zmq.EVENT_HANDSHAKE_SUCCEEDED
     )
     try:
+        socket.connect(house.endpoint)
         assert monitor.poll(5000), "no event came"
         return int(recv_monitor_message(monitor)["event"])
     finally:
@@ -376,9 +382,7 @@ def test_a_known_key_is_let_in_and_named(house: House) -> None:
 
 def test_an_unknown_key_is_refused_until_it_is_added(house: House) -> None:
     public, secret = new_key()
-    stranger = house.peer(public, secret)
-    assert refused_event(stranger) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    stranger.send(b"let me in")
+    assert handshake(house, public, secret) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
     assert house.silent()
     house.gate.table.add(public, "client", "ada", now=1.0)
     house.peer(public, secret).send(b"thank you")  # libzmq does not try again on the old socket
@@ -389,11 +393,13 @@ def test_an_unknown_key_is_refused_until_it_is_added(house: House) -> None:
 
 def test_a_peer_without_curve_or_with_another_brokers_key_gets_nowhere(house: House) -> None:
     naked = house.stranger()
-    naked.connect(f"tcp://127.0.0.1:{house.port}")
+    naked.connect(house.endpoint)
     naked.send(b"hello")
     public, secret = new_key()
     house.gate.table.add(public, "client", "ada", now=1.0)
-    house.peer(public, secret, server=new_key()[0]).send(b"hello")
+    lost = house.dressed(public, secret, server=new_key()[0])
+    lost.connect(house.endpoint)
+    lost.send(b"hello")
     assert house.silent(500)
 
 
@@ -418,7 +424,7 @@ def test_a_revoked_key_cannot_connect_again(house: House) -> None:
     public, secret = new_key()
     house.gate.table.add(public, "worker", "w1", now=1.0)
     house.gate.table.revoke("w1", now=2.0)
-    assert refused_event(house.peer(public, secret)) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    assert handshake(house, public, secret) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
 def test_a_change_of_role_holds_for_the_next_message(house: House) -> None:
