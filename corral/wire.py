@@ -312,9 +312,12 @@ def disconnect(dialect: Dialect = Dialect.MDP02) -> Frames:
 # --- what a native client says and hears ------------------------------------------------
 
 
+_CALL_HEAD = {cls: [b"MDPC02", _C_REQUEST, name.encode()] for cls, name in SERVICE_OF.items()}
+
+
 def call(message: Call) -> Frames:
     """A call of a native client."""
-    return [b"MDPC02", _C_REQUEST, SERVICE_OF[type(message)].encode(), _encode(message)]
+    return [*_CALL_HEAD[type(message)], _encode(message)]
 
 
 def heard_by_client(frames: Sequence[bytes]) -> list[Answer]:
