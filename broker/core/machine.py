@@ -45,6 +45,7 @@ from corral.messages import (
     Accepted as AcceptedAnswer,
 )
 from corral.messages import (
+    SERVICE_OF,
     Call,
     Cancel,
     CancelAttempts,
@@ -189,7 +190,7 @@ class Broker:
     def reply(self, peer: bytes, call: Call, answer: Any, final: bool = True) -> None:
         """Answer a call."""
         self.effects.append(
-            ReplyToClient(peer, f"corral.{type(call).__name__.lower()}", answer, final)
+            ReplyToClient(peer, SERVICE_OF[type(call)], answer, final)
         )
 
     def _turn(self, now: float) -> None:
