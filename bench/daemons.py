@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from bench import BIN
-from bench.processes import process
+from bench.processes import accepts, process
 from bench.profiles import sampled
 
 
@@ -19,9 +19,17 @@ def endpoint(port: int) -> str:
 
 @contextmanager
 def broker(folder: Path, port: int) -> Iterator[Popen[bytes]]:
-    """Runs a broker on what is in `folder`. That it is up is for its first answer to say."""
-    command = (BIN / "corral-broker", "--data", folder / "broker", "--bind", endpoint(port))
-    with process(*command, log=folder / "broker.log") as child, sampled(child.pid):
+    """Runs a broker on what is in `folder`, from the moment when it listens."""
+    command = (
+        BIN / "corral-broker",
+        "start",
+        "--data",
+        folder / "broker",
+        "--bind",
+        endpoint(port),
+    )
+    log = folder / "broker.log"
+    with process(*command, log=log, ready=accepts(port)) as child, sampled(child.pid):
         yield child
 
 
