@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-PIPELINE ?= pipelines/demo.yaml
+PIPELINE ?= demo
 DEMO ?= .corral-demo
 UP ?= .corral
 
