@@ -8,15 +8,20 @@ a view is the stable contract that scripts read.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from corral.tasks import Failure, Needs, Spec, State
+from corral.tasks import FEW, MANY, Failure, Needs, Spec, State
 
 Raw = msgspec.Raw
 NIL = Raw(b"\xc0")  #: msgpack nil
+
+# Whatever a peer may send has a longest length (`corral.tasks.MANY`).
+Request = Annotated[bytes, Meta(min_length=1, max_length=64)]
+Ids = Annotated[list[str], Meta(max_length=1_000_000)]
+Tokens = Annotated[list[bytes], MANY]
 
 # --- a client asks ----------------------------------------------------------------------
 # The first field of every call is `request`: bytes that the client chose, echoed in each answer.
@@ -25,8 +30,8 @@ NIL = Raw(b"\xc0")  #: msgpack nil
 class Submit(Struct, frozen=True, array_like=True):
     """Store these tasks, all or none. Idempotent per `request`."""
 
-    request: bytes
-    tasks: list[Spec]
+    request: Request
+    tasks: Annotated[list[Spec], MANY]
     collect: bool = False  #: send each outcome to this client as soon as it is recorded
     resend: bool = False  #: the same request was sent before
 
@@ -34,23 +39,23 @@ class Submit(Struct, frozen=True, array_like=True):
 class Results(Struct, frozen=True, array_like=True):
     """Answer with the outcome of each task, now or when it ends."""
 
-    request: bytes
-    ids: list[str]
+    request: Request
+    ids: Ids
     wait: bool = True  #: False: answer at once; tasks that go on are left out
 
 
 class Show(Struct, frozen=True, array_like=True):
     """Views of single tasks. An id may be a unique prefix, or `last`."""
 
-    request: bytes
-    ids: list[str]
+    request: Request
+    ids: Ids
 
 
 class List(Struct, frozen=True, array_like=True):
     """A page of tasks, newest first."""
 
-    request: bytes
-    states: list[State] = []  #: empty: all
+    request: Request
+    states: Annotated[list[State], FEW] = []  #: empty: all
     kind: str = ""
     project: str = ""
     worker: str = ""
@@ -61,50 +66,50 @@ class List(Struct, frozen=True, array_like=True):
 class Explain(Struct, frozen=True, array_like=True):
     """Why a task does not run, worker by worker and need by need."""
 
-    request: bytes
+    request: Request
     id: str
 
 
 class Watch(Struct, frozen=True, array_like=True):
     """A stream of updates, from sequence number `since` on; None: from now."""
 
-    request: bytes
-    ids: list[str] = []  #: empty: every task
+    request: Request
+    ids: Ids = []  #: empty: every task
     since: int | None = None
 
 
 class Unwatch(Struct, frozen=True, array_like=True):
     """End the stream that `watch` began."""
 
-    request: bytes
+    request: Request
     watch: bytes
 
 
 class Cancel(Struct, frozen=True, array_like=True):
     """Cancel these tasks for good: durable before it is answered."""
 
-    request: bytes
-    ids: list[str]
+    request: Request
+    ids: Ids
     reason: str = ""
 
 
 class Retry(Struct, frozen=True, array_like=True):
     """Open a new run of tasks that ended without success."""
 
-    request: bytes
-    ids: list[str]
+    request: Request
+    ids: Ids
 
 
 class Workers(Struct, frozen=True, array_like=True):
     """Every worker in the registry."""
 
-    request: bytes
+    request: Request
 
 
 class Drain(Struct, frozen=True, array_like=True):
     """Give a worker nothing new, and let go of what it runs by `policy` at the deadline."""
 
-    request: bytes
+    request: Request
     worker: str
     reason: str = ""
     deadline: float | None = None  #: seconds from now; None: no deadline
@@ -114,20 +119,20 @@ class Drain(Struct, frozen=True, array_like=True):
 class Resume(Struct, frozen=True, array_like=True):
     """Give a drained or draining worker work again."""
 
-    request: bytes
+    request: Request
     worker: str
 
 
 class Status(Struct, frozen=True, array_like=True):
     """The broker's own figures."""
 
-    request: bytes
+    request: Request
 
 
 class Logs(Struct, frozen=True, array_like=True):
     """A piece of an attempt's log, from byte `offset` on."""
 
-    request: bytes
+    request: Request
     id: str
     attempt: int = 0  #: 0: the last one
     offset: int = 0
@@ -137,7 +142,7 @@ class Logs(Struct, frozen=True, array_like=True):
 class Blob(Struct, frozen=True, array_like=True):
     """A piece of a large result, by its digest."""
 
-    request: bytes
+    request: Request
     digest: str
     offset: int = 0
     size: int = 1 << 20
@@ -146,7 +151,7 @@ class Blob(Struct, frozen=True, array_like=True):
 class Keys(Struct, frozen=True, array_like=True):
     """List, add or revoke keys on the running broker."""
 
-    request: bytes
+    request: Request
     action: str = "list"  #: list | add | revoke
     public: str = ""  #: Z85, 40 characters
     role: str = ""  #: client | viewer | operator | worker
@@ -463,7 +468,7 @@ class Kind(Struct, frozen=True, array_like=True):
     content: bool = False  #: content identifies a task
     needs: Needs = ()
     strategy: str = "resource_aware"
-    never: tuple[str, ...] = ()  #: error types that are not retried
+    never: Annotated[tuple[str, ...], FEW] = ()  #: error types that are not retried
     frames: bool = False  #: takes raw Majordomo frames
     extra: str = ""  #: set when it cannot run here: the extra that must be installed
 
@@ -473,17 +478,17 @@ class Document(Struct, frozen=True, kw_only=True):
 
     name: str
     incarnation: str
-    kinds: list[Kind]
+    kinds: Annotated[list[Kind], FEW]
     v: int = 1
     slots: int = 1
     cpus: float = 1.0
     memory_gb: float = 0.0
-    gpus: list[Gpu] = []
-    labels: dict[str, str] = {}
-    caches: list[str] = []
-    extensions: list[str] = []
-    inflight: list[bytes] = []  #: tokens running or spooled
-    about: dict[str, str] = {}  #: processor, system, versions: for people
+    gpus: Annotated[list[Gpu], FEW] = []
+    labels: Annotated[dict[str, str], FEW] = {}
+    caches: Annotated[list[str], FEW] = []
+    extensions: Annotated[list[str], FEW] = []
+    inflight: Tokens = []  #: tokens running or spooled
+    about: Annotated[dict[str, str], FEW] = {}  #: processor, system, versions: for people
 
 
 class Welcome(Struct, frozen=True, array_like=True):
@@ -493,7 +498,7 @@ class Welcome(Struct, frozen=True, array_like=True):
     heartbeat: float  #: seconds between beats
     lease: float  #: seconds without a beat after which the worker is unavailable
     now: float
-    adopted: list[bytes]  #: tokens that stay current; the worker stops and forgets all others
+    adopted: Tokens  #: tokens that stay current; the worker stops and forgets all others
 
 
 class Item(Struct, frozen=True, array_like=True):
@@ -503,7 +508,7 @@ class Item(Struct, frozen=True, array_like=True):
     id: str
     attempt: int
     params: Raw
-    parents: dict[str, Raw] = {}
+    parents: Annotated[dict[str, Raw], MANY] = {}
     checkpoint: bytes | None = None  #: what an earlier attempt saved last
 
 
@@ -514,13 +519,13 @@ class Lane(Struct, frozen=True, array_like=True):
     kind: str
     cpus: float
     memory_gb: float
-    gpus: list[str]
+    gpus: Annotated[list[str], FEW]
     run_limit: float | None
-    items: list[Item]
+    items: Annotated[list[Item], MANY]
 
 
 class Assign(Struct, frozen=True, array_like=True):
-    lanes: list[Lane]
+    lanes: Annotated[list[Lane], MANY]
 
 
 class Ended(Struct, frozen=True, array_like=True):
@@ -539,26 +544,26 @@ class Finished(Struct, frozen=True, array_like=True):
     """RESULTS: kept by the worker until RESULT_ACK names `seq`."""
 
     seq: int
-    items: list[Ended]
+    items: Annotated[list[Ended], MANY]
 
 
 class ResultAck(Struct, frozen=True, array_like=True):
-    seqs: list[int]
+    seqs: Annotated[list[int], MANY]
 
 
 class Progressed(Struct, frozen=True, array_like=True):
     token: bytes
     fraction: float
-    metrics: dict[str, float] = {}
+    metrics: Annotated[dict[str, float], FEW] = {}
     started: bool = False  #: True: nothing more than that the attempt began
 
 
 class Progress(Struct, frozen=True, array_like=True):
-    items: list[Progressed]
+    items: Annotated[list[Progressed], MANY]
 
 
 class CancelAttempts(Struct, frozen=True, array_like=True):
-    tokens: list[bytes]
+    tokens: Tokens
     reason: str
     grace: float  #: seconds between asking and killing
 
@@ -566,13 +571,13 @@ class CancelAttempts(Struct, frozen=True, array_like=True):
 class Recall(Struct, frozen=True, array_like=True):
     """Hand back, by NACK, those of these attempts that have not begun."""
 
-    tokens: list[bytes]
+    tokens: Tokens
 
 
 class Nack(Struct, frozen=True, array_like=True):
     """Attempts that never began here."""
 
-    tokens: list[bytes]
+    tokens: Tokens
     reason: str = ""
 
 
@@ -587,8 +592,8 @@ class Resources(Struct, frozen=True, array_like=True):
     """What changed on the worker since its READY."""
 
     memory_gb: float
-    gpus: list[Gpu]
-    caches: list[str]
+    gpus: Annotated[list[Gpu], FEW]
+    caches: Annotated[list[str], FEW]
 
 
 class Checkpoint(Struct, frozen=True, array_like=True):

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from corral.errors import IllegalTransition
 
 MAX_NAME = 200  # bytes of a kind, worker, project or resource name (a Majordomo service name)
 MAX_ID = 64
+
+# An object in memory costs some fifty times the bytes that ask for it on the wire. So lists have a
+# longest length, which the decoder checks before it makes one.
+MANY = Meta(max_length=100_000)  # of what travels in batches, and a task's parents
+FEW = Meta(max_length=1_000)  # of what one task, kind or worker tells about itself
 
 
 class State(StrEnum):
@@ -99,11 +104,13 @@ class Variant(Struct, frozen=True, array_like=True, omit_defaults=True):
     memory_gb: float = 0.0  #: main memory, GiB; enforced on the attempt when above 0
     gpus: int = 0  #: whole GPUs, each held alone
     gpu_memory_gb: float = 0.0  #: at least this much memory on each of these GPUs, GiB
-    named: dict[str, int] = {}  #: fleet-wide counted resources, such as {"ib_gateway": 1}
-    labels: dict[str, str] = {}  #: labels that the worker must carry
+    named: Annotated[
+        dict[str, int], FEW
+    ] = {}  #: fleet-wide counted resources, such as {"ib_gateway": 1}
+    labels: Annotated[dict[str, str], FEW] = {}  #: labels that the worker must carry
 
 
-Needs = tuple[Variant, ...]  #: variants in order of preference
+Needs = Annotated[tuple[Variant, ...], FEW]  #: variants in order of preference
 
 
 def prefer_gpu(cpus: float = 1.0, memory_gb: float = 0.0, gpu_memory_gb: float = 0.0) -> Needs:
@@ -138,7 +145,7 @@ class Retry(Struct, frozen=True, array_like=True):
     poison_limit: int = 3  #: attempts whose process died under it before it fails for good
     delay: float = 1.0  #: seconds before the first retry; doubles each time
     max_delay: float = 300.0  #: seconds, upper bound of the delay
-    never: tuple[str, ...] = ()  #: error types that are not retried
+    never: Annotated[tuple[str, ...], FEW] = ()  #: error types that are not retried
 
 
 class Task(Struct, frozen=True, array_like=True):
@@ -163,7 +170,7 @@ class Spec(Struct, frozen=True, array_like=True, gc=False):
 
     kind: str
     params: msgspec.Raw = msgspec.Raw(b"\x80")
-    after: dict[str, str] = {}
+    after: Annotated[dict[str, str], MANY] = {}
     needs: Needs | None = None
     priority: int = 0
     project: str = ""
@@ -171,7 +178,7 @@ class Spec(Struct, frozen=True, array_like=True, gc=False):
     retry: Retry | None = None
     run_limit: float | None = None
     queue_limit: float | None = None
-    caches: tuple[str, ...] = ()
+    caches: Annotated[tuple[str, ...], FEW] = ()
     name: str = ""
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -28,11 +27,13 @@ from corral.messages import (
     Call,
     Document,
     Extension,
+    Request,
 )
 from corral.tasks import MAX_NAME, is_name
 
 MAX_DOCUMENT = 64 * 1024  # bytes of a capability document
 MAX_TOKEN = 64  # bytes of a client-address frame
+MAX_DETAIL = 300  # characters of what a decoder says; it may quote what it was sent
 
 Frames = list[bytes]
 
@@ -119,6 +120,13 @@ class Malformed(Struct, frozen=True):
 
 Inbound = Called | Requested | Readied | Replied | Extended | Beaten | Parted | Malformed
 
+
+class _Head(Struct, array_like=True):
+    """What all calls begin with; the rest is passed over, not made into objects."""
+
+    request: Request
+
+
 _CALLS: dict[bytes, Callable[[bytes], Call]] = {
     name.encode(): msgspec.msgpack.Decoder(cls).decode for name, cls in SERVICES.items()
 }
@@ -127,7 +135,7 @@ _EXTENSIONS: dict[bytes, Callable[[bytes], Extension]] = {
 }
 _decode_document = msgspec.msgpack.Decoder(Document).decode
 _decode_answers: Callable[[bytes], list[Answer]] = msgspec.msgpack.Decoder(list[Answer]).decode
-_decode_head = msgspec.msgpack.Decoder(list[Any]).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
 _encode = msgspec.msgpack.Encoder().encode
 # What msgspec raises on bytes that do not fit: bad msgpack or types, text that is not UTF-8,
 # nesting too deep, integers too large.
@@ -154,17 +162,16 @@ def _client_02(frames: Sequence[bytes]) -> Inbound:
         try:
             return Called(decoder(body))
         except _BAD as bad:
-            return Malformed("call body", request=_request_of(body), detail=str(bad))
+            return Malformed("call body", request=_request_of(body), detail=str(bad)[:MAX_DETAIL])
     return _requested(Dialect.MDP02, service, frames[3:])
 
 
 def _request_of(body: bytes) -> bytes:
     """The request id of a call that did not decode, so that its sender can be told."""
     try:
-        head = _decode_head(body)
+        return _decode_head(body).request
     except _BAD:
         return b""
-    return head[0] if head and isinstance(head[0], bytes) else b""
 
 
 def _requested(dialect: Dialect, service: bytes, body: Sequence[bytes]) -> Inbound:
@@ -194,7 +201,7 @@ def _worker_02(frames: Sequence[bytes]) -> Inbound:
         try:
             return Extended(decoder(frames[2]))
         except _BAD as bad:
-            return Malformed("extension body", dialect, detail=str(bad))
+            return Malformed("extension body", dialect, detail=str(bad)[:MAX_DETAIL])
     if command == _HEARTBEAT_02 and len(frames) == 2:
         return Beaten(dialect)
     if command == _DISCONNECT_02 and len(frames) == 2:
@@ -243,7 +250,7 @@ def _readied(dialect: Dialect, rest: Sequence[bytes]) -> Inbound:
     try:
         document = _decode_document(rest[1])
     except _BAD as bad:
-        return Malformed("document", dialect, detail=str(bad))
+        return Malformed("document", dialect, detail=str(bad)[:MAX_DETAIL])
     return Readied(dialect, name, document)
 
 
