@@ -57,11 +57,13 @@ def plan(state: BrokerState, call: Submit) -> list[Planned]:
         raise TooLarge(what="the submission", size=len(tasks), limit=MAX_BATCH)
     if state.unfinished + len(tasks) > state.settings.max_tasks:
         raise Busy(queued=state.unfinished)
+    planned: dict[int, Planned] = {}
+    if len(tasks) == 1 and not tasks[0].after:
+        return [_judge(state, call, 0, planned, {})]
     if any(spec.after for spec in tasks):
         order: Iterable[int] = _parents_first(tasks)
     else:
         order = range(len(tasks))
-    planned: dict[int, Planned] = {}
     by_id: dict[str, Planned] = {}
     for index in order:
         one = _judge(state, call, index, planned, by_id)

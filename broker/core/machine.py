@@ -214,9 +214,9 @@ class Broker:
     def _submit(self, event: Heard, call: Submit, now: float) -> None:
         planned = admission.plan(self.state, call)
         known: list[int] = []
-        warnings: dict[str, None] = {}
+        warnings: list[str] = []
         ids: list[str] | None = None
-        warned: set[RequestClass] = set()
+        warned: RequestClass | None = None  #: the class that was looked at last
         peer = event.peer
         tasks = self.state.tasks
         ended: list[TaskRecord] = []
@@ -228,21 +228,19 @@ class Broker:
                 self.reopen(task, now, "submitted again")
             else:
                 known.append(index)
-            if one.content:
-                ids = ids or []
+            if one.content and ids is None:
+                ids = [each.id for each in planned]
             if call.collect:
                 if task.live:
                     self._collect(task, peer, b"")
                 else:
                     ended.append(task)
-            if task.lane is not None and task.klass not in warned:
-                warned.add(task.klass)
-                text = admission.warning(self.state, task.klass)
-                if text:
-                    warnings[text] = None
-        if ids is not None:
-            ids = [one.id for one in planned]
-        self.reply(peer, call, AcceptedAnswer(call.request, ids, known, list(warnings)))
+            if task.lane is not None and task.klass is not warned:
+                warned = task.klass
+                text = admission.warning(self.state, warned)
+                if text and text not in warnings:
+                    warnings.append(text)
+        self.reply(peer, call, AcceptedAnswer(call.request, ids, known, warnings))
         if ended:
             items = [outcome_of(task) for task in ended]
             self.reply(peer, call, Outcomes(b"", items), final=False)
