@@ -104,9 +104,7 @@ class Variant(Struct, frozen=True, array_like=True, omit_defaults=True):
     memory_gb: float = 0.0  #: main memory, GiB; enforced on the attempt when above 0
     gpus: int = 0  #: whole GPUs, each held alone
     gpu_memory_gb: float = 0.0  #: at least this much memory on each of these GPUs, GiB
-    named: Annotated[
-        dict[str, int], FEW
-    ] = {}  #: fleet-wide counted resources, such as {"ib_gateway": 1}
+    named: Annotated[dict[str, int], FEW] = {}  #: counted fleet-wide: {"ib_gateway": 1}
     labels: Annotated[dict[str, str], FEW] = {}  #: labels that the worker must carry
 
 
