@@ -32,7 +32,7 @@ MAX_PARAMS = 16 << 20  # bytes of one task's params
 MAX_PARENTS = 10_000
 MAX_BATCH = 100_000  # tasks of one submission
 
-_PLAIN = Spec("")  # a spec of which only kind and params were given
+_NO_PARENTS: dict[str, str] = {}  # shared by all that have none
 
 
 class Planned(NamedTuple):
@@ -87,11 +87,14 @@ def _judge(
         if (bad := problem(spec)) is not None:
             raise BadTask(path=f"tasks[{index}].{bad[0]}", why=bad[1])
         raise UnknownKind(kind=spec.kind, known=", ".join(sorted(state.catalog.entries)) or "none")
-    if not _is_plain(spec) and (bad := problem(spec)) is not None:
-        raise BadTask(path=f"tasks[{index}].{bad[0]}", why=bad[1])
     size = memoryview(spec.params).nbytes
     if size > MAX_PARAMS:
         raise TooLarge(what=f"params of task {index}", size=size, limit=MAX_PARAMS)
+    if _is_plain(spec):
+        # A copy that shares what it can: a queued task must not hold the message it came in.
+        spec = Spec(entry.kind.kind, msgspec.Raw(bytes(spec.params)), _NO_PARENTS)
+    elif (bad := problem(spec)) is not None:
+        raise BadTask(path=f"tasks[{index}].{bad[0]}", why=bad[1])
     if spec.after:
         spec = _resolve(state, spec, index, planned, by_id)
     kind = entry.kind

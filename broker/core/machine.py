@@ -42,9 +42,6 @@ from broker.core.resources import Admission, Worker
 from broker.core.state import Attempt, BrokerState, TaskRecord
 from corral import errors
 from corral.messages import (
-    Accepted as AcceptedAnswer,
-)
-from corral.messages import (
     SERVICE_OF,
     Call,
     Cancel,
@@ -67,6 +64,9 @@ from corral.messages import (
     Resume,
     Retry,
     Submit,
+)
+from corral.messages import (
+    Accepted as AcceptedAnswer,
 )
 from corral.settings import BrokerSettings
 from corral.tasks import Cause, Failure, State
@@ -189,9 +189,7 @@ class Broker:
 
     def reply(self, peer: bytes, call: Call, answer: Any, final: bool = True) -> None:
         """Answer a call."""
-        self.effects.append(
-            ReplyToClient(peer, SERVICE_OF[type(call)], answer, final)
-        )
+        self.effects.append(ReplyToClient(peer, SERVICE_OF[type(call)], answer, final))
 
     def _turn(self, now: float) -> None:
         timers = self.timers

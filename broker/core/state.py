@@ -71,8 +71,8 @@ class TaskRecord:
     __slots__ = (
         "attempt", "attempts", "blob", "checkpoint", "children", "collectors", "content", "ended",
         "errors", "failure", "id", "klass", "lane", "lost", "made", "memory_failures", "memory_gb",
-        "opened", "order", "poison", "queue_limit", "retry_at", "run", "since", "spec", "started", "state",
-        "story", "submitted", "value", "waiting",
+        "opened", "order", "poison", "queue_limit", "retry_at", "run", "since", "spec", "started",
+        "state", "story", "submitted", "value", "waiting",
     )  # fmt: skip
 
     def __init__(self, id: str, spec: Spec, order: int, at: float) -> None:
@@ -559,8 +559,8 @@ class BrokerState:
 
 _RESTORED = (
     "state", "opened", "since", "content", "run", "queue_limit", "errors", "lost",
-    "memory_failures", "poison", "memory_gb", "made", "retry_at", "started", "ended", "value", "blob", "checkpoint",
-    "failure",
+    "memory_failures", "poison", "memory_gb", "made", "retry_at", "started", "ended", "value",
+    "blob", "checkpoint", "failure",
 )  # fmt: skip
 
 
