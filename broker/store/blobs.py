@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class Blobs:
                 files.write(draft, data)
                 files.replace(draft, path)
             except OSError:
-                files.remove(draft)
+                with suppress(OSError):  # else `sweep` removes it
+                    files.remove(draft)
                 raise
             if self._total is not None:
                 self._total += len(data)

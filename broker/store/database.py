@@ -9,6 +9,7 @@ happens to the lock file. What is read and written through the connection is in
 from __future__ import annotations
 
 from pathlib import Path
+from zlib import crc32
 
 import apsw
 
@@ -22,6 +23,12 @@ VERSION = 1  #: of the schema; a newer one is refused
 #: Measured with entries of 0.3, 3 and 30 kB: 8 KiB pages cost as much CPU as 4 KiB ones for the
 #: small entries and a fifth less for the others (a page in the log is two writes and a checksum).
 _PAGE_BYTES = 8192
+
+
+def checksum(data: bytes, lsn: int) -> int:
+    """CRC-32 (zlib) that begins from the lsn: an entry in another's place is an altered one."""
+    return crc32(data, lsn & 0xFFFFFFFF)
+
 
 _SCHEMA = f"""
 CREATE TABLE journal (
@@ -41,8 +48,12 @@ CREATE TABLE document (
     one INTEGER PRIMARY KEY CHECK (one = 1), lsn INTEGER NOT NULL, crc INTEGER NOT NULL,
     state BLOB NOT NULL
 ) STRICT;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO meta VALUES ('epoch', 0), ('trimmed', 0);
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY, value INTEGER NOT NULL, crc INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO meta VALUES
+    ('epoch', 0, {checksum(b"epoch", 0)}), ('trimmed', 0, {checksum(b"trimmed", 0)}),
+    ('failures', 0, 0);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
@@ -60,10 +71,12 @@ def create(folder: Path) -> None:
         files.remove(folder / f"{draft.name}{suffix}")
     try:
         connection = apsw.Connection(str(draft))
-        connection.pragma("page_size", _PAGE_BYTES)
-        _configure(connection)
-        connection.execute(f"BEGIN; {_SCHEMA} COMMIT")
-        connection.close()
+        try:
+            connection.pragma("page_size", _PAGE_BYTES)
+            _configure(connection)
+            connection.execute(f"BEGIN; {_SCHEMA} COMMIT")
+        finally:
+            connection.close()
     except apsw.Error as error:
         raise failure(error, folder) from error
     files.replace(draft, path)
@@ -88,7 +101,8 @@ def connect(folder: Path, wal_bytes: int) -> apsw.Connection:
         raise StoreRefused(path=folder, why="there is no store in it")
     if not files.size(path):
         raise StoreCorrupt(path=folder, why=f"{NAME} is empty")
-    files.extend(path.with_name(f"{NAME}-wal"), wal_bytes)
+    if wal_bytes:
+        files.extend(path.with_name(f"{NAME}-wal"), wal_bytes)
     connection = apsw.Connection(str(path))
     try:
         _configure(connection)
@@ -114,7 +128,7 @@ def failure(error: apsw.Error, folder: Path) -> Exception:
     match error:
         case apsw.FullError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.CantOpenError():
             return StoreFull(why=f"{error} ({files.free(folder) >> 20} MiB free at {folder})")
-        case apsw.CorruptError() | apsw.NotADBError():
+        case apsw.CorruptError() | apsw.NotADBError() | apsw.SQLError():
             return StoreCorrupt(path=folder, why=f"{NAME}: {error}")
         case apsw.BusyError() | apsw.LockedError():
             return StoreInUse(path=folder, pid="unknown")
@@ -126,6 +140,6 @@ def _configure(connection: apsw.Connection) -> None:
     connection.pragma("locking_mode", "exclusive")
     connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", "full")
-    connection.pragma("cache_size", -16 * 1024)  # KiB
+    connection.pragma("cache_size", -4 * 1024)  # KiB
     connection.pragma("trusted_schema", 0)
     connection.wal_autocheckpoint(0)  # the store says when

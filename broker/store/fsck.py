@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from zlib import crc32
 
 from msgspec import Struct
 
 from broker.store import Store
-from broker.store.sqlite import SqliteStore, checksum
+from broker.store.database import checksum
+from broker.store.sqlite import SqliteStore
 from corral.errors import NotFound, StoreCorrupt
 
 #: part of a store -> what to do when it is damaged
@@ -88,6 +88,8 @@ def _journal(store: SqliteStore) -> Problems:
     with store.guarded():
         expected = store.trimmed + 1
         for lsn, crc, entry in store.db.execute("SELECT * FROM journal ORDER BY lsn"):
+            if lsn < expected:
+                yield str(lsn), f"left over: everything up to {store.trimmed} is in the rows"
             if lsn > expected:
                 yield f"{expected} to {lsn - 1}", "missing"
             if checksum(entry, lsn) != crc:
@@ -98,7 +100,7 @@ def _journal(store: SqliteStore) -> Problems:
 def _tasks(store: SqliteStore) -> Problems:
     with store.guarded():
         for id, lsn, crc, record in store.db.execute("SELECT id, lsn, crc, record FROM tasks"):
-            if crc32(record) != crc:
+            if checksum(record, lsn) != crc:
                 yield id, "the checksum of its record is wrong"
             if lsn > store.last:
                 yield id, f"it holds journal row {lsn}, but the journal ends at {store.last}"

@@ -7,6 +7,7 @@ Giving it up and taking it back is all that happens here; when, the store decide
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from broker.store import files
@@ -34,5 +35,6 @@ class Reserve:
         return False
 
     def release(self) -> None:
-        """Give the room back to the file system."""
-        files.remove(self._path)
+        """Give the room back to the file system, if that still takes anything."""
+        with suppress(OSError):
+            files.remove(self._path)

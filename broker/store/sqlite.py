@@ -15,12 +15,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import apsw
 
 from broker.store import Loaded, Row, Usage, database, files
 from broker.store.blobs import Blobs
+from broker.store.database import checksum
 from broker.store.lock import Lock
 from broker.store.reserve import Reserve
 from corral.errors import Fenced, StoreCorrupt, StoreFull, StoreRefused
@@ -75,12 +75,13 @@ class SqliteStore:
                 raise StoreRefused(path=self.path, why=why)
             self._lock.acquire()
             database.create(self.path)
-            self._open()
+            self._open(self._wal_bytes)
             self._take_over(owner)
             self.notes = tuple(self._doubts(kind))
         except OSError as error:
             self.close()
-            raise StoreRefused(path=self.path, why=error.strerror) from error
+            why = f"{error.strerror} ({error.filename or self.path})"
+            raise StoreRefused(path=self.path, why=why) from error
         except BaseException:
             self.close()
             raise
@@ -92,15 +93,15 @@ class SqliteStore:
             raise StoreRefused(path=self.path, why="there is no such folder")
         self._lock.acquire()
         try:
-            self._open()
+            self._open(wal_bytes=0)
             self.db.pragma("query_only", 1)
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, wal_bytes: int) -> None:
         self._blobs.open()
-        self._connection = database.connect(self.path, self._wal_bytes)
+        self._connection = database.connect(self.path, wal_bytes)
         self._connection.set_wal_hook(self._committed)
         with self.guarded():
             self.trimmed = self._meta("trimmed")
@@ -111,13 +112,17 @@ class SqliteStore:
     def _take_over(self, owner: str) -> None:
         epoch = self._meta("epoch") + 1
         try:
-            self._set_meta("epoch", epoch)
+            self._claim(epoch)
         except StoreFull:  # which gave the reserve up
-            self._set_meta("epoch", epoch)
+            self._claim(epoch)
         files.sync_folder(self.path)  # the name of the log is durable too
         self._lock.sign(epoch, owner)
         self.epoch = epoch
-        self.full = self.full or self._room() < self._low or not self._reserve.hold()
+        self._look_for_room()
+
+    def _claim(self, epoch: int) -> None:
+        with self._transaction():
+            self._put_meta("epoch", epoch)
 
     def renew(self) -> None:
         """See `Store.renew`."""
@@ -125,11 +130,7 @@ class SqliteStore:
         if usurper is not None:
             mine, self.epoch = self.epoch, usurper
             raise Fenced(mine=mine, current=usurper)
-        room = self._room()
-        if not self.full:
-            self.full = room < self._low
-        elif room >= 2 * self._low + self._reserve.missing:
-            self.full = not self._reserve.hold()
+        self._look_for_room()
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -179,7 +180,7 @@ class SqliteStore:
         with self.guarded():
             found = self._one("SELECT lsn, crc, state FROM document") or (0, 0, b"")
         lsn, crc, state = found
-        if crc32(state) != crc:
+        if checksum(state, lsn) != crc:
             raise self._corrupt("the document was altered")
         return Loaded(
             state=state,
@@ -208,14 +209,14 @@ class SqliteStore:
             if state is not None:
                 db.execute(
                     "INSERT OR REPLACE INTO document VALUES (1, ?, ?, ?)",
-                    (self.last, crc32(state), state),
+                    (self.last, checksum(state, self.last), state),
                 )
             if trim_to > self.trimmed:
                 gone = self._one(
                     "SELECT coalesce(sum(length(entry)), 0) FROM journal WHERE lsn <= ?", trim_to
                 )[0]
                 db.execute("DELETE FROM journal WHERE lsn <= ?", (trim_to,))
-                db.execute("UPDATE meta SET value = ? WHERE name = 'trimmed'", (trim_to,))
+                self._put_meta("trimmed", trim_to)
         self.trimmed = max(self.trimmed, trim_to)
         self._journal_bytes -= gone
         if self._log_pages >= self._checkpoint_at:
@@ -351,7 +352,7 @@ class SqliteStore:
             for (
                 id, state, live, kind, project, worker, submitted, ended, lsn, blobs, crc, record,
             ) in self.db.execute(f"SELECT {_COLUMNS} FROM {source}", values):  # fmt: skip
-                if crc32(record) != crc:
+                if checksum(record, lsn) != crc:
                     raise self._corrupt(f"the record of task {id} was altered")
                 yield Row(
                     id, state, live == 1, kind, project, worker, submitted, ended, lsn,
@@ -363,11 +364,14 @@ class SqliteStore:
         return self.db.execute(statement, values).fetchone()
 
     def _meta(self, name: str) -> int:
-        return int(self._one("SELECT value FROM meta WHERE name = ?", name)[0])
+        value, crc = self._one("SELECT value, crc FROM meta WHERE name = ?", name) or (0, None)
+        if checksum(name.encode(), value) != crc:
+            raise self._corrupt(f"its {name} was altered")
+        return int(value)
 
-    def _set_meta(self, name: str, value: int) -> None:
-        with self._transaction() as db:
-            db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+    def _put_meta(self, name: str, value: int) -> None:
+        crc = checksum(name.encode(), value)
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, crc))
 
     @contextmanager
     def _transaction(self) -> Iterator[apsw.Connection]:
@@ -396,18 +400,17 @@ class SqliteStore:
         found = database.failure(error, self.path)
         if isinstance(found, StoreFull):
             self._give_way()
-        if isinstance(error, apsw.IOError):
             self._bury()
         return found
 
     def _bury(self) -> None:
-        """After an fsync that failed: write over the refused commit, which the log may well hold.
+        """Write over the refused commit: after an fsync that failed, the log may well hold it.
 
         Left there it would come back to life at the next start. When this fails too, nothing
         better can be done: the first commit that succeeds will lie where the refused one was.
         """
         with suppress(apsw.Error):
-            self.db.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
+            self.db.execute("UPDATE meta SET value = value + 1 WHERE name = 'failures'")
 
     def _give_way(self) -> None:
         self.full = True
@@ -431,10 +434,19 @@ class SqliteStore:
         else:
             self._checkpoint_at = _CHECKPOINT_PAGES
 
-    def _room(self) -> int:
-        """Bytes that can still be written: on the disk, and in free pages of the database."""
+    def _look_for_room(self) -> None:
+        """Decide whether the store is full, and take the reserve back when it is not.
+
+        Once full, it takes twice the room to be no longer so. Free pages of the database count:
+        where they made the room, the disk itself may have none for the reserve.
+        """
+        disk = files.free(self.path)
         pages = self.db.pragma("freelist_count") * self.db.pragma("page_size")
-        return files.free(self.path) + int(pages)
+        missing = self._reserve.missing
+        wanted = 2 * self._low + missing if self.full else self._low
+        self.full = disk + pages < wanted
+        if missing and disk > self._low + missing:
+            self._reserve.hold()
 
     def _doubts(self, kind: int) -> Iterator[str]:
         """What about this place makes its promises doubtful."""
@@ -447,13 +459,8 @@ class SqliteStore:
             )
 
 
-def checksum(entry: bytes, lsn: int) -> int:
-    """CRC-32 (zlib) that begins from the lsn: an entry in another's place is an altered one."""
-    return crc32(entry, lsn & 0xFFFFFFFF)
-
-
 def _columns(row: Row) -> tuple[apsw.SQLiteValue, ...]:
     return (
         row.id, row.state, row.live, row.kind, row.project, row.worker, row.submitted, row.ended,
-        row.lsn, " ".join(row.blobs), crc32(row.record), row.record,
+        row.lsn, " ".join(row.blobs), checksum(row.record, row.lsn), row.record,
     )  # fmt: skip
