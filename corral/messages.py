@@ -22,6 +22,9 @@ NIL = Raw(b"\xc0")  #: msgpack nil
 Request = Annotated[bytes, Meta(min_length=1, max_length=64)]
 Ids = Annotated[list[str], Meta(max_length=1_000_000)]
 Tokens = Annotated[list[bytes], MANY]
+# Figures are finite, so that nobody has to think of a NaN in a sum or a deadline.
+Amount = Annotated[float, Meta(ge=-1e6, le=1e6)]  #: cores or GiB
+Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
 
 # --- a client asks ----------------------------------------------------------------------
 # The first field of every call is `request`: bytes that the client chose, echoed in each answer.
@@ -112,7 +115,7 @@ class Drain(Struct, frozen=True, array_like=True):
     request: Request
     worker: str
     reason: str = ""
-    deadline: float | None = None  #: seconds from now; None: no deadline
+    deadline: Seconds | None = None  #: seconds from now; None: no deadline
     policy: str = "wait"  #: wait | requeue | kill, once the deadline has passed
 
 
@@ -290,12 +293,31 @@ class WorkerVerdict(Struct, frozen=True, kw_only=True):
 
 
 class Part(Struct, frozen=True, kw_only=True):
-    """One part of a cure: apply all of them and the task starts; leave one out and it does not."""
+    """One part of a cure: apply all of them and the task starts; leave one out and it does not.
+
+    Parts change the world as it is now, all at once; nothing else happens meanwhile. By `action`:
+
+    - `free`: `amount` of `need` (slots, cpus, memory_gb, gpus) in use on the worker `subject` must
+      be let go; of GPUs, the smallest that would do
+    - `add`: the machine of worker `subject` must have `amount` more of `need` than it has; a GPU
+      has the memory that the task asks for
+    - `resume`, `revive`: worker `subject` must be open, or live, again
+    - `install`: worker `subject` must serve the task's kind
+    - `label`: worker `subject` must carry the label that `need` names (`label.x`)
+    - `named`: `amount` of the fleet-wide resource `subject` must be let go, or there must be more
+    - `finish`: the parent `subject` must succeed
+    - `ahead`: the `amount` queued tasks that the queue offers before it must be gone; where
+      `subject` names a worker, only those that this worker could run
+    - `wait`: `amount` seconds must pass, for `need` (back_off, or gpus: the bounded wait for a GPU)
+    - `add_worker`: one more worker, with exactly what the variant asks for, must serve `subject`,
+      the task's kind
+    """
 
     action: str  #: what would have to change, a word for programs
     subject: str  #: worker, task, resource or kind that it concerns
     need: str = ""
-    amount: float = 0.0  #: how much more of it must be free
+    amount: float = 0.0  #: how much of it
+    variant: int = 0  #: of the task's needs, that the cure leads to
     text: str = ""  #: the same for people
 
 
@@ -452,10 +474,10 @@ Answer = (
 
 class Gpu(Struct, frozen=True, array_like=True):
     uuid: str
-    memory_gb: float
+    memory_gb: Amount
     name: str = ""
     declared: bool = False
-    foreign_gb: float = 0.0
+    foreign_gb: Amount = 0.0
 
 
 class Kind(Struct, frozen=True, array_like=True):
@@ -481,8 +503,8 @@ class Document(Struct, frozen=True, kw_only=True):
     kinds: Annotated[list[Kind], FEW]
     v: int = 1
     slots: int = 1
-    cpus: float = 1.0
-    memory_gb: float = 0.0
+    cpus: Amount = 1.0
+    memory_gb: Amount = 0.0
     gpus: Annotated[list[Gpu], FEW] = []
     labels: Annotated[dict[str, str], FEW] = {}
     caches: Annotated[list[str], FEW] = []
@@ -533,11 +555,11 @@ class Ended(Struct, frozen=True, array_like=True):
 
     token: bytes
     outcome: str  #: ok, error, out_of_memory, time_limit, killed, cancelled, handed_back, refused
-    seconds: float = 0.0  #: run time
+    seconds: Seconds = 0.0  #: run time
     value: Raw = NIL
     failure: Failure | None = None
-    waited: float = 0.0  #: seconds between its arrival at the worker and its start
-    peak_gb: float = 0.0
+    waited: Seconds = 0.0  #: seconds between its arrival at the worker and its start
+    peak_gb: Amount = 0.0
 
 
 class Finished(Struct, frozen=True, array_like=True):
@@ -591,7 +613,7 @@ class DrainWorker(Struct, frozen=True, array_like=True):
 class Resources(Struct, frozen=True, array_like=True):
     """What changed on the worker since its READY."""
 
-    memory_gb: float
+    memory_gb: Amount
     gpus: Annotated[list[Gpu], FEW]
     caches: Annotated[list[str], FEW]
 

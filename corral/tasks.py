@@ -229,7 +229,7 @@ def problem(spec: Spec) -> tuple[str, str] | None:
             return path, "must be a number of seconds above 0"
     if spec.retry is not None and (bad := _bad_retry(spec.retry)):
         return f"retry.{bad}", "must be a finite number of at least 0"
-    return _bad_needs(spec.needs) if spec.needs is not None else None
+    return bad_needs(spec.needs) if spec.needs is not None else None
 
 
 def _bad_retry(retry: Retry) -> str | None:
@@ -239,7 +239,8 @@ def _bad_retry(retry: Retry) -> str | None:
     return next((field for field, value in numbers.items() if not 0 <= value < 1e9), None)
 
 
-def _bad_needs(variants: Iterable[Variant]) -> tuple[str, str] | None:
+def bad_needs(variants: Iterable[Variant]) -> tuple[str, str] | None:
+    """The first part of `variants` that no broker could accept, as (path, why)."""
     listed = tuple(variants)
     if not 0 < len(listed) <= 8:
         return "needs", "must list 1 to 8 variants"

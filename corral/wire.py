@@ -29,7 +29,7 @@ from corral.messages import (
     Extension,
     Request,
 )
-from corral.tasks import MAX_NAME, is_name
+from corral.tasks import MAX_NAME, bad_needs, is_name
 
 MAX_DOCUMENT = 64 * 1024  # bytes of a capability document
 MAX_TOKEN = 64  # bytes of a client-address frame
@@ -251,6 +251,10 @@ def _readied(dialect: Dialect, rest: Sequence[bytes]) -> Inbound:
         document = _decode_document(rest[1])
     except _BAD as bad:
         return Malformed("document", dialect, detail=str(bad)[:MAX_DETAIL])
+    for kind in document.kinds:
+        if kind.needs and (wrong := bad_needs(kind.needs)) is not None:
+            detail = f"{kind.kind}: {wrong[0]} {wrong[1]}"
+            return Malformed("document", dialect, detail=detail[:MAX_DETAIL])
     return Readied(dialect, name, document)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -15,12 +16,15 @@ from msgspec import inspect
 
 NAMES = ("alpha", "beta.2", "gamma-3", "delta", "corral", "x" * 200)
 NUMBERS = (0, 1, -1, 2, 127, 128, 65_536, 2**31, -(2**63), 2**64 - 1)
-REALS = (0.0, 1.0, -1.0, 0.5, 1e-300, 1e300, float("inf"), float("-inf"), float("nan"))
+REALS = (0.0, 1.0, -1.0, 1e-300, 1e300, float("inf"), float("-inf"), float("nan"))
 
 
 def sample(kind: Any, source: random.Random, tame: bool = False) -> Any:
     """A random legal value of the type `kind`; `tame` ones are equal to themselves when decoded."""
-    return _draw(inspect.type_info(kind), source, tame)
+    return _draw(_type_info(kind), source, tame)
+
+
+_type_info = cache(inspect.type_info)
 
 
 def _draw(info: inspect.Type, source: random.Random, tame: bool) -> Any:
@@ -66,11 +70,11 @@ def _int(info: Any, source: random.Random, tame: bool) -> int:
 
 
 def _float(info: Any, source: random.Random, tame: bool) -> float:
-    return source.choice(REALS[:6] if tame else REALS)
+    return source.choice(REALS[:4] if tame else REALS)
 
 
 def _text(info: Any, source: random.Random, tame: bool) -> str:
-    return source.choice((*NAMES, "", "two words", "é\x00\n", "#0", "last"))
+    return source.choice((*NAMES, "", "two words", "é\x00\n", "#0"))
 
 
 def _bytes(info: Any, source: random.Random, tame: bool) -> bytes:

@@ -17,6 +17,7 @@ import pytest
 
 from corral import messages, wire
 from corral.messages import Answer, Document, Kind
+from corral.tasks import Variant
 from corral.wire import (
     Beaten,
     Called,
@@ -493,3 +494,52 @@ def test_a_request_id_has_1_to_64_bytes(request_id: bytes) -> None:
     assert isinstance(malformed, Malformed)
     assert malformed.reason == "call body"
     assert malformed.request == b""
+
+
+# --- figures ----------------------------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+BARE = Document(name="w", incarnation="i", kinds=[])
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF, 1e300])
+def test_a_worker_cannot_offer_what_is_no_amount(bad: float) -> None:
+    gpu = messages.Gpu("GPU-1", 24.0)
+    documents = [
+        msgspec.structs.replace(BARE, cpus=bad),
+        msgspec.structs.replace(BARE, memory_gb=bad),
+        msgspec.structs.replace(BARE, gpus=[msgspec.structs.replace(gpu, memory_gb=bad)]),
+        msgspec.structs.replace(BARE, gpus=[msgspec.structs.replace(gpu, foreign_gb=bad)]),
+        msgspec.structs.replace(BARE, kinds=[Kind("k", needs=(Variant(cpus=bad),))]),
+        msgspec.structs.replace(BARE, kinds=[Kind("k", needs=(Variant(), Variant(memory_gb=bad)))]),
+    ]
+    for document in documents:
+        heard = wire.decode(wire.ready("echo", document))
+        assert isinstance(heard, Malformed)
+        assert (heard.reason, heard.dialect) == ("document", MDP02)
+        assert heard.detail
+    for message in (
+        messages.Resources(bad, [], []),
+        messages.Resources(0.0, [messages.Gpu("GPU-1", bad)], []),
+        messages.Finished(1, [messages.Ended(b"t", "ok", seconds=bad)]),
+        messages.Finished(1, [messages.Ended(b"t", "ok", waited=bad)]),
+        messages.Finished(1, [messages.Ended(b"t", "ok", peak_gb=bad)]),
+    ):
+        heard = wire.decode(wire.extension(message))
+        assert isinstance(heard, Malformed)
+        assert heard.reason == "extension body"
+    drain = wire.decode(wire.call(messages.Drain(b"r", "w", deadline=bad)))
+    assert isinstance(drain, Malformed)
+    assert drain.request == b"r"
+
+
+def test_a_document_with_needs_that_can_be_met_is_taken() -> None:
+    kinds = [Kind("a", needs=(Variant(gpus=1), Variant(cpus=2.0))), Kind("b")]
+    document = msgspec.structs.replace(BARE, kinds=kinds, cpus=4.0)
+    assert wire.decode(wire.ready("a", document)) == Readied(MDP02, "a", document)
+
+
+def test_a_handler_may_report_what_it_likes() -> None:
+    """A loss that became NaN is news for its author, no fault of the worker."""
+    frames = wire.extension(messages.Progress([messages.Progressed(b"t", 0.5, {"loss": NAN})]))
+    assert isinstance(wire.decode(frames), Extended)
