@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from corral.errors import StoreInUse
@@ -52,7 +53,8 @@ class Lock:
 
     def release(self) -> None:
         if self._handle >= 0:
-            self._write("")
+            with suppress(OSError):  # a full disk; a stale name misleads nobody
+                self._write("")
             os.close(self._handle)
             self._handle = -1
 

@@ -401,6 +401,7 @@ class SqliteStore:
         if isinstance(found, StoreFull):
             self._give_way()
             self._bury()
+            self._checkpoint()
         return found
 
     def _bury(self) -> None:
@@ -424,27 +425,33 @@ class SqliteStore:
         return apsw.SQLITE_OK
 
     def _checkpoint(self) -> None:
-        """Copy the log into the database, so that the next commit begins it anew."""
-        try:
-            self.db.wal_checkpoint()
-        except apsw.Error as error:
-            if not isinstance(self._failed(error), StoreFull):
-                raise
-            self._checkpoint_at = self._log_pages + _CHECKPOINT_PAGES  # all is safe in the log
-        else:
-            self._checkpoint_at = _CHECKPOINT_PAGES
+        """Copy the log into the database, so that the next commit begins it anew.
+
+        On a full disk this takes the reserve: the log's own room is then free for results. When it
+        fails, all is still safe in the log, which grows on.
+        """
+        for _ in range(2):
+            try:
+                self.db.wal_checkpoint()
+            except apsw.Error as error:
+                if not isinstance(database.failure(error, self.path), StoreFull):
+                    raise self._failed(error) from error
+                self._give_way()
+                self._checkpoint_at = self._log_pages + _CHECKPOINT_PAGES
+            else:
+                self._checkpoint_at = _CHECKPOINT_PAGES
+                return
 
     def _look_for_room(self) -> None:
-        """Decide whether the store is full, and take the reserve back when it is not.
+        """Decide whether the store is full, and take the reserve back when the disk has room.
 
-        Once full, it takes twice the room to be no longer so. Free pages of the database count:
-        where they made the room, the disk itself may have none for the reserve.
+        What lacks to the reserve is no room. Free pages of the database are. Once full, the store
+        wants twice the room to be no longer so.
         """
         disk = files.free(self.path)
         pages = self.db.pragma("freelist_count") * self.db.pragma("page_size")
         missing = self._reserve.missing
-        wanted = 2 * self._low + missing if self.full else self._low
-        self.full = disk + pages < wanted
+        self.full = disk + pages < (2 if self.full else 1) * self._low + missing
         if missing and disk > self._low + missing:
             self._reserve.hold()
 

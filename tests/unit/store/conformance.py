@@ -389,6 +389,21 @@ class Conformance:
         copy.close()
         assert len(list(store.read(0))) == 3
 
+    def test_a_backup_that_was_given_up_is_no_hindrance(
+        self, binding: Binding, store: Store, tmp_path: Path
+    ) -> None:
+        store.fold(store.epoch, [row(f"t{index}", record=b"r" * 2_000) for index in range(100)])
+        abandoned = store.backup(tmp_path / "backup", pages=1)
+        next(abandoned)
+        del abandoned
+        assert not (tmp_path / "backup").exists()
+        store.append(store.epoch, b"goes on")
+        assert list(store.backup(tmp_path / "backup"))[-1] == 1.0
+        copy = binding.at(tmp_path / "backup")
+        copy.lead("restored")
+        assert list(copy.read(0)) == [(1, b"goes on")]
+        copy.close()
+
     def test_a_backup_overwrites_nothing(self, store: Store, tmp_path: Path) -> None:
         with pytest.raises(StoreRefused, match="something is there already"):
             next(store.backup(tmp_path))

@@ -150,7 +150,7 @@ def _survivors(step: Step, how: Cut, draw: random.Random) -> Iterator[Step]:
 
 
 def _walk(
-    inode: int, path: str, contents: Mapping[int, bytes], folders: Mapping[int, dict[str, int]]
+    inode: int, path: str, contents: Mapping[int, bytearray], folders: Mapping[int, dict[str, int]]
 ) -> Iterator[tuple[str, bytes | None]]:
     for name, child in folders[inode].items():
         if child in folders:

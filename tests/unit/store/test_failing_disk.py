@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,9 +59,16 @@ class Failing:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def shelf() -> Iterator[Path]:
+    """A folder in memory, since a test opens hundreds of stores."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def root(shelf: Path) -> Path:
     """The folder that fails."""
-    folder = tmp_path / "disk"
+    folder = shelf / "disk"
     folder.mkdir()
     return folder
 
@@ -93,7 +101,7 @@ def started(binding: SqliteBinding, number: int) -> SqliteStore:
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 @pytest.mark.parametrize("number", range(len(CALLS)))
 def test_a_failed_call_changed_nothing_and_never_will(
-    number: int, error: int, disk: Recorder, root: Path, tmp_path: Path
+    number: int, error: int, disk: Recorder, root: Path, shelf: Path
 ) -> None:
     refusals = 0
     for after in range(steps_of(number, disk, root)):
@@ -110,7 +118,7 @@ def test_a_failed_call_changed_nothing_and_never_will(
         else:
             before = ask(store)  # a checkpoint failed, which is no failure of the call
         disk.fault = lambda step: 0
-        left = tmp_path / f"left{after}"
+        left = shelf / f"left{after}"
         shutil.copytree(binding.folder, left)
         heir = binding.at(left)
         heir.lead("heir")
