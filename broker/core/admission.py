@@ -140,7 +140,10 @@ def _same(one: Spec, other: Spec) -> bool:
     if memoryview(one.params) == memoryview(other.params):
         return True
     decode = msgspec.msgpack.decode
-    return bool(decode(one.params) == decode(other.params))
+    try:
+        return bool(decode(one.params) == decode(other.params))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
 
 
 def _resolve(
@@ -213,7 +216,7 @@ def _parents_first(tasks: list[Spec]) -> list[int]:
 def _inside(reference: str, by_id: dict[str, int]) -> int | None:
     """The index inside the submission that a parent reference means; None: it is outside."""
     if reference.startswith("#"):
-        return int(reference[1:]) if reference[1:].isdecimal() else -1
+        return int(reference[1:]) if reference[1:].isdecimal() and len(reference) < 10 else -1
     return by_id.get(reference)
 
 

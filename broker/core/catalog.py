@@ -38,11 +38,15 @@ class Entry:
         except (msgspec.MsgspecError, ValueError, RecursionError) as bad:
             raise BadParams(kind=spec.kind, path="params", why=str(bad)) from None
         if self.validator is not None:
-            wrong = min(
-                self.validator.iter_errors(params),
-                key=lambda e: list(map(str, e.path)),
-                default=None,
-            )
+            try:
+                wrong = min(
+                    self.validator.iter_errors(params),
+                    key=lambda e: list(map(str, e.path)),
+                    default=None,
+                )
+            except Exception as bad:  # a schema is its author's program: it may fail in any way
+                why = f"the schema of the kind fails: {type(bad).__name__}: {bad}"[:300]
+                raise BadParams(kind=spec.kind, path="params", why=why) from None
             if wrong is not None:
                 raise BadParams(
                     kind=spec.kind,
@@ -52,9 +56,16 @@ class Entry:
         return params
 
     def content_id(self, spec: Spec, params: Any) -> str:
-        """The id of a task of this kind that its content identifies."""
+        """The id of a task of this kind that its content identifies.
+
+        Raises:
+            BadParams: they hold what JSON cannot say, such as keys that are no text.
+        """
         kind = self.kind
-        return content_id(spec.kind, params, spec.after, kind.code_version, kind.data_snapshot)
+        try:
+            return content_id(spec.kind, params, spec.after, kind.code_version, kind.data_snapshot)
+        except (TypeError, ValueError, RecursionError) as bad:
+            raise BadParams(kind=spec.kind, path="params", why=str(bad)) from None
 
 
 def _validator(schema: str) -> Any:
@@ -62,13 +73,14 @@ def _validator(schema: str) -> Any:
     if not schema:
         return None
     from jsonschema import Draft202012Validator, SchemaError  # costs 60 ms: only with a schema
+    from referencing import Registry
 
     try:
         document = msgspec.json.decode(schema)
         Draft202012Validator.check_schema(document)
-    except (msgspec.MsgspecError, SchemaError):
+    except (msgspec.MsgspecError, ValueError, RecursionError, SchemaError):
         return None
-    return Draft202012Validator(document)
+    return Draft202012Validator(document, registry=Registry())  # what it refers to is not fetched
 
 
 class Catalog:

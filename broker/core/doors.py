@@ -182,7 +182,7 @@ class Doors:
             found = _json_object(body)
             if found is None:
                 self.broker.refused["body is no JSON object"] += 1
-            return None
+                return None
             params = Raw(_PACK(found))
         self.requests += 1
         spec = Spec(service, params, queue_limit=broker.settings.plain_queue_limit)
@@ -277,13 +277,19 @@ def _json_object(body: Frames) -> Any:
 
 
 def frames_of(packed: Raw | bytes) -> Frames:
-    """A packed value as plain frames: bytes as they are, anything else as one JSON frame."""
-    value = msgspec.msgpack.decode(packed)
-    if isinstance(value, bytes):
-        return [value]
-    if isinstance(value, list) and value and all(isinstance(item, bytes) for item in value):
-        return value
-    return [msgspec.json.encode(value)]
+    """A packed value as plain frames: bytes as they are, anything else as one JSON frame.
+
+    What JSON cannot say stays msgpack.
+    """
+    try:
+        value = msgspec.msgpack.decode(packed)
+        if isinstance(value, bytes):
+            return [value]
+        if isinstance(value, list) and value and all(isinstance(item, bytes) for item in value):
+            return value
+        return [msgspec.json.encode(value)]
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError):
+        return [bytes(packed)]
 
 
 _HANDLERS: dict[type[Inbound], Callable[[Doors, Heard, Any, float], None]] = {

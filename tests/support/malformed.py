@@ -189,9 +189,11 @@ def _wrong_types(source: random.Random, recorded: list[Frames]) -> Frames:
 
 def _large(source: random.Random, recorded: list[Frames]) -> Frames:
     """More than anybody asked for: long names, many frames, long lists of tiny things."""
-    what = source.randrange(4)
+    what = source.randrange(5)
     if what == 0:
         return [b"MDPC02", b"\x01", source.choice(NAMES).encode(), *[b"x"] * 1_000]
+    if what == 3:
+        return [b"MDPW02", b"\x01", source.choice(NAMES).encode(), b"\x90" * 65_537]
     if what == 1:
         name = "n" * 65_536
         return wire.call(Submit(b"r" * 8, [Spec("alpha", name=name, after={name: name})]))

@@ -1,0 +1,262 @@
+"""Malformed and hostile messages, in process: through the decoder, and into the broker's core.
+
+Over real sockets the same messages are sent by tests/integration/test_fuzz_sockets.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import time
+import tracemalloc
+
+import msgspec
+import pytest
+
+from broker.core.effects import AssignTask, Effect, ReplyPlain, ReplyToClient
+from broker.core.events import Heard, PeerLost, Turn
+from broker.core.machine import Broker
+from corral import messages, wire
+from corral.messages import Accepted, Answer, Document, Ended, Finished, Kind, Outcomes, Refused
+from corral.settings import BrokerSettings
+from corral.tasks import Failure, Spec, State
+from tests.evidence import Evidence
+from tests.support.malformed import malformed
+
+INBOUND = (
+    wire.Called, wire.Requested, wire.Readied, wire.Replied, wire.Extended, wire.Beaten,
+    wire.Parted, wire.Malformed,
+)  # fmt: skip
+
+
+def test_the_same_seed_makes_the_same_messages() -> None:
+    first = list(itertools.islice(malformed(7), 2_000))
+    assert first == list(itertools.islice(malformed(7), 2_000))
+    assert first != list(itertools.islice(malformed(8), 2_000))
+
+
+def test_200_000_messages_through_the_decoder(evidence: Evidence) -> None:
+    began, reasons = time.monotonic(), set[str]()
+    stream = malformed(2024)
+    tracemalloc.start()
+    try:
+        for batch in range(20):
+            for frames in itertools.islice(stream, 10_000):
+                message = wire.decode(frames)
+                assert isinstance(message, INBOUND)
+                if isinstance(message, wire.Malformed):
+                    reasons.add(message.reason)
+                wire.heard_by_worker(frames)
+                wire.heard_by_client(frames)
+            if batch == 0:
+                gc.collect()
+                warm = tracemalloc.get_traced_memory()[0]
+                tracemalloc.reset_peak()
+        gc.collect()
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reasons == {
+        "no frames", "header", "foreign dialect", "client frames", "call body", "service name",
+        "unknown call", "worker frames", "worker command", "ready frames", "document",
+        "document size", "reply envelope", "extension frames", "extension body",
+    }  # fmt: skip
+    assert now - warm < 1 << 20
+    assert peak - warm < 16 << 20
+    seconds = time.monotonic() - began
+    assert seconds < 30
+    evidence.record("malformed messages through the decoder", messages=200_000, seconds=seconds)
+
+
+# --- the core ---------------------------------------------------------------------------
+
+CANARY, ASKER = b"\x00canary", b"\x00asker"
+
+
+class Core:
+    """The machine with a clock, and peers that do what they should."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.broker = Broker(BrokerSettings(), bytes(16), now=self.now)
+
+    def hear(self, peer: bytes, frames: list[bytes]) -> list[Effect]:
+        return self.broker.handle(Heard(peer, wire.decode(frames)), self.now)
+
+    def turn(self) -> list[Effect]:
+        return self.broker.handle(Turn(), self.now)
+
+    def ready(self, peer: bytes, kind: Kind, name: str = "w") -> None:
+        document = Document(name=name, incarnation="1", kinds=[kind], cpus=4.0)
+        self.hear(peer, wire.ready(kind.kind, document))
+
+    def submit(self, spec: Spec, request: bytes = b"request") -> list[Answer]:
+        submit = messages.Submit(request, [spec], collect=True)
+        return answers(self.hear(ASKER, wire.call(submit)))
+
+    def canary(self, number: int) -> None:
+        """A task goes through while all this happens."""
+        request = b"canary" + number.to_bytes(8, "big")
+        assert isinstance(self.submit(Spec("canary"), request)[0], Accepted)
+        assigned = [e for e in self.turn() if isinstance(e, AssignTask) and e.peer == CANARY]
+        assert len(assigned) == 1
+        result = Finished(number, [Ended(assigned[0].token, "ok", 0.01, messages.Raw(b"\x07"))])
+        effects = self.hear(CANARY, wire.extension(result)) + self.turn()
+        outcomes = [a for a in answers(effects) if isinstance(a, Outcomes)]
+        assert [(o.id, o.state) for a in outcomes for o in a.items] == [
+            (assigned[0].id, State.SUCCEEDED)
+        ]
+
+
+PARAMS = {
+    "an object": b"\x81\xa1x\x01",
+    "text": b"\x81\xa1x\xa1a",
+    "no UTF-8": b"\x81\xa1x\xa2\xff\xfe",
+    "deep": b"\x81\xa1x" * 400 + b"\x01",
+    "keys that are lists": b"\x81\x91\x01\x01",
+    "keys that are bytes": b"\x81\xc4\x01x\x01",
+    "keys that are maps": b"\x81\x80\x01",
+    "an extension type": b"\x81\xa1x\xd4\x05\x00",
+    "a date": b"\x81\xa1x\xd6\xff\x00\x00\x00\x00",
+    "NaN": b"\x81\xa1x\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00",
+}
+
+
+def answers(effects: list[Effect]) -> list[Answer]:
+    return [effect.answer for effect in effects if isinstance(effect, ReplyToClient)]
+
+
+def about(token: bytes, source: random.Random) -> list[bytes]:
+    """What a worker gone mad says about an attempt that it really has."""
+    outcomes = ("ok", "error", "out_of_memory", "killed", "handed_back", "refused", "nonsense", "")
+    ended = Ended(
+        token,
+        source.choice(outcomes),
+        source.choice((0.0, -1.0, 1e9)),
+        messages.Raw(source.choice((*PARAMS.values(), b"\xc0"))),
+        source.choice((None, Failure("E"), Failure("", "\x00" * 1_000))),
+        peak_gb=source.choice((0.0, 1e6)),
+    )
+    return source.choice(
+        (
+            wire.extension(Finished(source.randrange(3), [ended] * source.choice((1, 1, 2)))),
+            wire.extension(messages.Nack([token])),
+            wire.extension(messages.Checkpoint(token, b"state")),
+            wire.extension(messages.Progress([messages.Progressed(token, float("nan"), {})])),
+            wire.extension(messages.DrainWorker(source.random() < 0.5)),
+            wire.final(token, []),
+            [b"MDPW02", b"\x03", token, b"", b"partial"],
+            [b"", b"MDPW01", b"\x03", token, b"", b"body"],
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_core_stands_20_000_messages_while_a_canary_is_answered(seed: int) -> None:
+    source, core = random.Random(seed), Core()
+    peers = [bytes((0, 0, 0, 0, number)) for number in range(40)]
+    core.ready(CANARY, Kind("canary"), "canary")
+    held: list[AssignTask] = []
+    given = 0
+    for number, frames in enumerate(itertools.islice(malformed(seed), 20_000)):
+        core.now += source.choice((0.0, 0.001, 0.01, 0.1))
+        core.hear(source.choice(peers), frames)
+        if source.random() < 0.3:
+            held += [effect for effect in core.turn() if isinstance(effect, AssignTask)]
+        if held and source.random() < 0.5:
+            one = held.pop(source.randrange(len(held)))
+            given += 1
+            peer = one.peer if source.random() < 0.9 else source.choice(peers)
+            for _ in range(source.randrange(4)):
+                core.hear(peer, about(one.token, source))
+        if source.random() < 0.02:
+            core.broker.handle(PeerLost(source.choice(peers)), core.now)
+        if number % 50 == 0:
+            core.hear(CANARY, wire.heartbeat())
+        if number % 500 == 0:
+            core.canary(number)
+            core.broker.check()
+    assert given > 50
+
+
+SCHEMAS = {
+    "deep": "[" * 5_000,
+    "no JSON": "{",
+    "no text": "\ud7ff",
+    "no schema": '{"type": 7}',
+    "endless": '{"additionalProperties": {"$ref": "#"}}',
+    "a circle": '{"$ref": "#"}',
+    "a hole": '{"properties": {"x": {"$ref": "#/$defs/nope"}}}',
+    "a broken pattern": '{"properties": {"x": {"pattern": "("}}}',
+    "elsewhere": '{"properties": {"x": {"$ref": "http://127.0.0.1:1/schema"}}}',
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("content", [False, True], ids=["request", "content"])
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_whatever_schema_and_params_are_the_submission_is_answered(
+    schema: str, content: bool
+) -> None:
+    core = Core()
+    core.ready(CANARY, Kind("k", schema=schema, content=content, code_version="1"))
+    for number, params in enumerate(PARAMS.values()):
+        spec = Spec("k", params=messages.Raw(params))
+        answer = core.submit(spec, b"r%d" % number)[0]
+        assert isinstance(answer, Accepted | Refused)
+        if isinstance(answer, Refused):
+            assert answer.code == "bad_params"
+        core.turn()
+    core.broker.check()
+
+
+def test_two_tasks_of_one_id_are_compared_even_when_their_params_do_not_decode() -> None:
+    core = Core()
+    core.ready(CANARY, Kind("k"))
+    for one, other in itertools.permutations(PARAMS.values(), 2):
+        id = f"id-{hash((one, other))}"
+        core.submit(Spec("k", params=messages.Raw(one), id=id), b"one")
+        answer = core.submit(Spec("k", params=messages.Raw(other), id=id), b"other")[0]
+        assert isinstance(answer, Refused)
+        assert answer.code in ("duplicate_id", "bad_params")
+
+
+@pytest.mark.parametrize("value", [*PARAMS.values(), b"\xc1", b""], ids=[*PARAMS, "junk", "empty"])
+def test_a_plain_client_outlives_any_result_of_a_native_worker(value: bytes) -> None:
+    core = Core()
+    core.ready(CANARY, Kind("k", frames=True))
+    core.hear(b"plain", [b"", b"MDPC01", b"k", b"body"])
+    assigned = [effect for effect in core.turn() if isinstance(effect, AssignTask)]
+    body = msgspec.msgpack.encode([1, [[assigned[0].token, "ok", 0.0, messages.Raw(value)]]])
+    core.hear(CANARY, [b"MDPW02", b"\x49", body])
+    core.turn()
+    core.broker.check()
+
+
+@pytest.mark.parametrize("dialect", wire.Dialect)
+def test_a_plain_body_that_is_one_json_object_is_the_params(dialect: wire.Dialect) -> None:
+    core = Core()
+    core.ready(CANARY, Kind("k"))
+    head = [b"", b"MDPC01"] if dialect is wire.Dialect.MDP01 else [b"MDPC02", b"\x01"]
+    for body in ([b"[1]"], [b"text"], [b"{}", b"{}"], [b"[" * 20_000], [b'{"x": 1e999}'[:-1]]):
+        core.hear(b"plain", [*head, b"k", *body])
+        assert not [effect for effect in core.turn() if isinstance(effect, AssignTask)]
+    core.hear(b"plain", [*head, b"k", b'{"x": [1, "a"]}'])
+    assigned = [effect for effect in core.turn() if isinstance(effect, AssignTask)]
+    assert len(assigned) == 1
+    params = core.broker.state.tasks[assigned[0].id].spec.params
+    assert msgspec.msgpack.decode(params) == {"x": [1, "a"]}
+    value = messages.Raw(msgspec.msgpack.encode({"y": 2}))
+    result = Finished(1, [Ended(assigned[0].token, "ok", 0.0, value)])
+    effects = core.hear(CANARY, wire.extension(result)) + core.turn()
+    assert [e.body for e in effects if isinstance(e, ReplyPlain)] == [[b'{"y":2}']]
+
+
+@pytest.mark.parametrize("reference", ["#" + "9" * 5_000, "#-1", "#1", "#", "#\u0663", "#1e3"])
+def test_a_parent_that_cannot_be_is_missing(reference: str) -> None:
+    core = Core()
+    core.ready(CANARY, Kind("k"))
+    answer = core.submit(Spec("k", after={"p": reference}))[0]
+    assert isinstance(answer, Refused)
+    assert answer.code == "missing_parent"
