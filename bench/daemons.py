@@ -37,8 +37,8 @@ def broker(folder: Path, port: int) -> Iterator[Popen[bytes]]:
 def worker(folder: Path, port: int, name: str) -> Iterator[Popen[bytes]]:
     """Runs a worker of one slot. That it is there is for the broker to say."""
     command = (
-        BIN / "corral", "worker", "start", "--broker", endpoint(port),
-        "--name", name, "--slots", "1", "--data", folder / name,
+        BIN / "corral-worker", "--broker", endpoint(port), "--name", name, "--slots", "1",
+        "--data", folder / name,
     )  # fmt: skip
     with process(*command, log=folder / f"{name}.log") as child:
         yield child

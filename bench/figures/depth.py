@@ -20,7 +20,7 @@ from bench.processes import await_true, free_port
 from corral import messages
 
 SHALLOW, DEEP = 1_000, 1_000_000
-BURST = 30_000
+BURST = 60_000
 BURSTS = 3
 WORKERS = ("w1", "w2")
 
