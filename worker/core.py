@@ -1,0 +1,797 @@
+"""The agent's mind: a pure machine of events in, instructions out.
+
+It knows the session with the broker, the lanes and the children that serve them, and the results
+that the broker has not acknowledged. It reads no clock, opens no socket and starts no process:
+`worker.agent` does what it says.
+
+The session:
+
+    CONNECTING  Connected   GREETING    say READY, and every token held
+    GREETING    Welcome     WELCOMED    stop what was not adopted; send all results again
+    any         Lost, DISCONNECT, silence
+                            CONNECTING  results go to the disk; a new socket
+
+An attempt:
+
+    queued      waits in the agent. RECALL and a stop: NACK. Cancel: ended, cancelled.
+    fed         its child has it. The child gives it back (queued) or begins it.
+    running     told to stop by cancel, by a stop and near its limit; past the grace or the limit
+                its child is killed, with all that it started.
+    ended       its result is kept until RESULT_ACK, and sent again in every new session.
+
+A lane gets a child when a slot is free and no other child, dying ones included, holds one of its
+GPUs. A child is fed as much as its kind does in a few milliseconds, one attempt when that is not
+known; when it does not come back in time it is asked what runs, and gives back the rest. So what
+runs is always known a few milliseconds later, and all else can be recalled.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Any, cast
+
+from msgspec import Struct, structs
+
+from corral.messages import (
+    Assign,
+    CancelAttempts,
+    Checkpoint,
+    DrainWorker,
+    Ended,
+    FetchLog,
+    Finished,
+    Nack,
+    Progress,
+    Progressed,
+    Raw,
+    Recall,
+    ResultAck,
+    Welcome,
+)
+from corral.tasks import Failure
+from corral.wire import Parted
+from worker.events import (
+    Batch,
+    Beat,
+    Bury,
+    Changed,
+    ChildEnded,
+    ChildSaid,
+    Confine,
+    Connected,
+    Depart,
+    Event,
+    Exit,
+    Forget,
+    Greet,
+    Heard,
+    Instruction,
+    Keep,
+    Kill,
+    Lost,
+    MemoryExceeded,
+    ReadLog,
+    Reconnect,
+    Retire,
+    Say,
+    Send,
+    Spawn,
+    StopRequested,
+    Tell,
+    Ticked,
+)
+from worker.lanes import Booked, Child, Pace, least_used
+from worker.pipe import Ask, Done, GiveBack, Given, Ready, Saved, Told, Want, Work
+
+PATIENCE = 0.005  # seconds until a child is asked what it has not begun
+WARM = 60.0  # seconds an idle child is kept
+START_LIMIT = 60.0  # seconds for a child to import its handler
+RETIRE_LIMIT = 5.0  # seconds for a child to end by itself
+ACK_LIMIT = 10.0  # seconds after a stop for the last results to be acknowledged
+SAVE_EVERY = 1.0  # seconds between checkpoints that are sent; the last one always is
+HEARTBEAT, LEASE = 2.0, 10.0  # until WELCOME says otherwise
+
+
+class Illegal(Exception):
+    """The shell reported what cannot have happened. Nothing was changed."""
+
+
+class Session(StrEnum):
+    """Where the agent stands with the broker."""
+
+    CONNECTING = "connecting"
+    GREETING = "greeting"
+    WELCOMED = "welcomed"
+
+
+class Machine(Struct, frozen=True):
+    """What this worker offers, as far as the mind must know it."""
+
+    slots: int
+    kinds: frozenset[str]
+    cores: tuple[int, ...]
+    gpus: frozenset[str]
+    spool_after: float  #: seconds of work from which on a result is put on disk
+
+
+class Stored(Struct):
+    """The checkpoint that an attempt saved last."""
+
+    data: bytes
+    sent: bool = False
+
+
+class Core:
+    """One agent. `handle` every event with the monotonic time, and carry out what it returns."""
+
+    def __init__(self, machine: Machine, spooled: Iterable[Batch], now: float) -> None:
+        self.machine = machine
+        self.session = Session.CONNECTING
+        self.lanes: dict[int, Booked] = {}
+        self.where: dict[bytes, Booked] = {}  #: token of every attempt that has not ended
+        self.children: dict[int, Child] = {}
+        self.unacked: dict[int, Batch] = {batch.seq: batch for batch in spooled}
+        self.checkpoints: dict[bytes, Stored] = {}
+        self.pace = Pace()
+        self.cores: Counter[int] = Counter()
+        self.stopping: float | None = None  #: until when attempts may save a checkpoint
+        self.stop_reason = ""
+        self.left = False
+        self.heartbeat, self.lease = HEARTBEAT, LEASE
+        self.heard_at = self.sent_at = self.saved_at = now
+        self._seq = max(self.unacked, default=0)
+        self._number = 0
+        self._now = now
+        self._out: list[Instruction] = []
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """What to do about `event`, in this order.
+
+        Raises:
+            Illegal: the event cannot happen now, which is a defect of the shell.
+        """
+        self._now = now
+        out = self._out = []
+        if not self.left:
+            _EVENTS[type(event)](self, event)
+        return out
+
+    # --- the session --------------------------------------------------------------------
+
+    def _connected(self, event: Connected) -> None:
+        if self.session is not Session.CONNECTING:
+            raise Illegal("connected twice")
+        self.session = Session.GREETING
+        self.heard_at = self.sent_at = self._now
+        self._do(Greet(self._inflight()))
+
+    def _inflight(self) -> list[bytes]:
+        """Every token held; first those whose work would be lost."""
+        running = [item.token for lane in self.lanes.values() for item in lane.fed]
+        ended = [token for batch in self.unacked.values() for token in batch.tokens]
+        queued = [item.token for lane in self.lanes.values() for item in lane.queue]
+        return running + ended + queued
+
+    def _lost(self, event: Lost) -> None:
+        self._reconnect(event.why)
+
+    def _parted(self, message: Parted) -> None:
+        self._reconnect("the broker sent DISCONNECT")
+
+    def _reconnect(self, why: str) -> None:
+        self.session = Session.CONNECTING
+        self.heard_at = self._now
+        for stored in self.checkpoints.values():
+            stored.sent = False
+        self._keep(self.unacked.values())
+        self._do(Reconnect(why))
+
+    def _heard(self, event: Heard) -> None:
+        message = event.message
+        if self.session is Session.WELCOMED or isinstance(message, Welcome | Parted):
+            self.heard_at = self._now
+            _MESSAGES.get(type(message), Core._ignore)(self, message)
+
+    def _ignore(self, message: object) -> None:
+        """HEARTBEAT says only that the broker lives; what workers alone say means nothing here."""
+
+    def _welcome(self, message: Welcome) -> None:
+        if self.session is not Session.GREETING:
+            return
+        self.session = Session.WELCOMED
+        self.heartbeat, self.lease = message.heartbeat, message.lease
+        adopted = set(message.adopted)
+        self._do(Say(f"welcomed by broker epoch {message.epoch}; {len(adopted)} attempts adopted"))
+        self._cancel([token for token in self.where if token not in adopted], "not adopted", 0.0)
+        if self.stopping is not None:
+            self._send(DrainWorker(True, self.stop_reason))
+        self._save_all()
+        # Those that were not adopted too: the broker frees what they held when it hears of it.
+        for batch in self.unacked.values():
+            self._send_batch(batch)
+
+    def _drain(self, message: DrainWorker) -> None:
+        why = f": {message.reason}" if message.reason else ""
+        word = "drains this worker" if message.draining else "lets this worker work again"
+        self._do(Say(f"the broker {word}{why}"))
+
+    def _changed(self, event: Changed) -> None:
+        gpus = frozenset(gpu.uuid for gpu in event.resources.gpus)
+        self.machine = structs.replace(self.machine, gpus=gpus)
+        if self.session is Session.WELCOMED:
+            self._send(event.resources)
+
+    def _fetch_log(self, message: FetchLog) -> None:
+        attempt = (message.id, message.attempt)
+        for lane in self.lanes.values():
+            if lane.fed and lane.child and attempt == (lane.fed[0].id, lane.fed[0].attempt):
+                self._do(ReadLog(message, lane.child.number))
+                return
+        self._do(ReadLog(message, None))
+
+    # --- work comes -----------------------------------------------------------------------
+
+    def _assign(self, message: Assign) -> None:
+        for lane in message.lanes:
+            fresh = [item for item in lane.items if item.token not in self.where]
+            if refusal := self._refusal(lane.kind, lane.gpus):
+                self._nack([item.token for item in fresh], refusal)
+                continue
+            if not fresh:
+                continue
+            booked = self.lanes.get(lane.booking)
+            if booked is None:
+                booked = self.lanes[lane.booking] = Booked(lane, self._now)
+            if not booked.queue:
+                booked.arrived = self._now
+            booked.queue.extend(fresh)
+            for item in fresh:
+                self.where[item.token] = booked
+            self._feed(booked)
+        self._start()
+
+    def _refusal(self, kind: str, gpus: list[str]) -> str:
+        if self.stopping is not None:
+            return self.stop_reason
+        if kind not in self.machine.kinds:
+            return f"this worker does not have the kind {kind}"
+        if missing := set(gpus) - self.machine.gpus:
+            return f"this worker does not have the GPU {', '.join(sorted(missing))}"
+        return ""
+
+    def _start(self) -> None:
+        """Give children to lanes that wait for one, in the order in which they came."""
+        for lane in [lane for lane in self.lanes.values() if lane.child is None]:
+            if sum(child.lane is not None for child in self.children.values()) >= self.slots:
+                return
+            if (child := self._child_for(lane)) is not None:
+                self._occupy(lane, child)
+
+    @property
+    def slots(self) -> int:
+        """How many lanes may have a child at once."""
+        return self.machine.slots
+
+    def _child_for(self, lane: Booked) -> Child | None:
+        """A warm child or a new one; None while another one holds a GPU of the lane."""
+        idle = [c for c in self.children.values() if c.lane is None and not c.leaving]
+        for child in reversed(idle):
+            if child.purpose == lane.purpose:
+                return child
+        for child in idle:
+            if child.gpus & lane.gpus:
+                self._retire(child)
+        if any(child.gpus & lane.gpus for child in self.children.values()):
+            return None
+        if len(idle) >= self.slots:
+            self._retire(min(idle, key=lambda child: child.since))
+        self._number += 1
+        child = self.children[self._number] = Child(self._number, lane.purpose, self._now)
+        kind, gpus, threads = lane.purpose
+        self._do(Spawn(child.number, kind, gpus, threads))
+        return child
+
+    def _occupy(self, lane: Booked, child: Child) -> None:
+        lane.child, child.lane = child, lane
+        lane.cores = least_used(self.machine.cores, self.cores, lane.cpus)
+        self.cores.update(lane.cores)
+        self._do(Confine(child.number, lane.cores, lane.memory_gb))
+        self._feed(lane)
+
+    def _vacate(self, lane: Booked) -> Child | None:
+        """Take its child from a lane."""
+        child, lane.child = lane.child, None
+        self.cores.subtract(lane.cores)
+        lane.cores = ()
+        if child is not None:
+            child.lane = None
+            child.since = self._now
+        return child
+
+    def _close(self, lane: Booked) -> None:
+        """Nothing is left to do in this lane."""
+        child = self._vacate(lane)
+        del self.lanes[lane.booking]
+        if child is not None and child.number in self.children and not child.leaving:
+            # The newest idle child is the last one, which is the one to take again.
+            self.children[child.number] = self.children.pop(child.number)
+            self._do(Confine(child.number, (), 0.0))
+
+    def _feed(self, lane: Booked) -> None:
+        """Let the child have its next attempts, when it has few enough."""
+        child = lane.child
+        if child is None or not child.ready or child.leaving or lane.recounting or not lane.queue:
+            return
+        size = self.pace.chunk(lane.kind)
+        room = size - len(lane.fed)
+        if room <= 0 or 2 * room < size:
+            return
+        first = not lane.fed
+        items = [lane.queue.popleft() for _ in range(min(room, len(lane.queue)))]
+        lane.fed.extend(items)
+        if first:
+            lane.follow(self._now)
+            if len(items) == 1:
+                lane.running = items[0].token
+        self._do(Tell(child.number, Work(items, lane.arrived, lane.cpus, lane.memory_gb > 0)))
+        if not lane.queue:
+            lane.arrived = self._now
+
+    # --- what children say ----------------------------------------------------------------
+
+    def _child_said(self, event: ChildSaid) -> None:
+        child = self.children.get(event.child)
+        if child is None:
+            raise Illegal(f"no child {event.child}")
+        _WORDS[type(event.message)](self, child, event.message)
+
+    def _ready(self, child: Child, message: Ready) -> None:
+        child.ready = True
+        if child.lane is not None:
+            self._feed(child.lane)
+
+    def _done(self, child: Child, message: Done) -> None:
+        lane = child.lane
+        if lane is None or message.count > len(lane.fed):
+            raise Illegal(f"child {child.number} did what it was not fed")
+        tokens = [lane.fed.popleft().token for _ in range(message.count)]
+        for token in tokens:
+            del self.where[token]
+            if lane.cancelled or lane.recalled:
+                lane.cancelled.pop(token, None)
+                lane.recalled.discard(token)
+            if self.checkpoints:
+                self._save(token)
+        child.finished += message.count
+        self.pace.learn(lane.kind, message.count, message.busy)
+        lane.follow(self._now)
+        if len(lane.fed) == 1:
+            lane.running = lane.fed[0].token
+        for text, warning in message.notes:
+            self._do(Say(text, warning))
+        self._deliver(tokens, message.ended, message.longest)
+        self._feed(lane)
+        self._see_to(lane)
+
+    def _given(self, child: Child, message: Given) -> None:
+        lane = child.lane
+        if lane is None:  # it was done when it was asked
+            return
+        lane.recounting = False
+        returned = set(message.returned)
+        back = [item for item in lane.fed if item.token in returned]
+        lane.fed = deque(item for item in lane.fed if item.token not in returned)
+        lane.queue.extendleft(reversed(back))
+        lane.due = self._now
+        if lane.fed and lane.fed[0].token == message.running:
+            lane.running, lane.began = message.running, message.began
+        self._settle(lane)
+        self._feed(lane)
+        self._see_to(lane)
+
+    def _settle(self, lane: Booked) -> None:
+        """Let go of queued attempts that the broker wants back, or that nobody wants."""
+        if lane.recalled:
+            self._nack(self._let_go(lane, lane.recalled), "recalled")
+        if self.stopping is not None and lane.queue:
+            everything = {item.token for item in lane.queue} - lane.cancelled.keys()
+            self._nack(self._let_go(lane, everything), self.stop_reason)
+        if lane.cancelled:
+            reasons = {token: why for token, (why, _) in lane.cancelled.items()}
+            tokens = self._let_go(lane, reasons)
+            self._end([self._ended(token, "cancelled", reasons[token]) for token in tokens])
+
+    def _let_go(self, lane: Booked, tokens: Iterable[bytes]) -> list[bytes]:
+        taken = [item.token for item in lane.take(set(tokens))]
+        for token in taken:
+            del self.where[token]
+            lane.recalled.discard(token)
+            lane.cancelled.pop(token, None)
+        return taken
+
+    def _told(self, child: Child, message: Told) -> None:
+        if self.session is Session.WELCOMED and message.token in self.where:
+            self._send(Progress([Progressed(message.token, message.fraction, message.metrics)]))
+
+    def _saved(self, child: Child, message: Saved) -> None:
+        if message.token in self.where:
+            self.checkpoints[message.token] = Stored(message.data)
+            if self._now >= self.saved_at + SAVE_EVERY:
+                self._save_all()
+
+    def _child_ended(self, event: ChildEnded) -> None:
+        child = self.children.pop(event.child, None)
+        if child is None:
+            raise Illegal(f"no child {event.child}")
+        lane = child.lane
+        if lane is not None:
+            self._vacate(lane)
+            self._bury(lane, child, event)
+            self._see_to(lane)
+        self._start()
+
+    def _bury(self, lane: Booked, child: Child, event: ChildEnded) -> None:
+        """Report what a dead child had begun; what it had not begun is queued again."""
+        begun = event.begun - child.finished
+        how = f"its process ended: {event.how}"
+        seconds = self._now - lane.began
+        if not child.ready and lane.queue:
+            # It cannot even start. Whose turn it is takes the blame, so that retries are counted.
+            lane.fed.append(lane.queue.popleft())
+            begun, how, seconds = 1, f"its process could not start: {event.how}", 0.0
+        over = [lane.fed.popleft() for _ in range(min(begun, len(lane.fed)))]
+        lane.queue.extendleft(reversed(lane.fed))
+        lane.fed.clear()
+        lane.recounting = False
+        for item in over:
+            del self.where[item.token]
+            self._save(item.token)
+        if over:
+            lost = "its result was lost when its process died under the next attempt"
+            ends = [self._ended(item.token, "handed_back", lost) for item in over[:-1]]
+            last = over[-1]
+            outcome, message = self._fate(lane, last.token) or ("killed", how)
+            ends.append(self._ended(last.token, outcome, message, seconds))
+            self._do(Bury(child.number, last.id, last.attempt))
+            self._do(Say(f"{lane.kind} {last.id} attempt {last.attempt}: {message}", warning=True))
+            self._end(ends, seconds)
+        lane.verdict = None
+        lane.follow(self._now)
+        self._settle(lane)
+
+    def _fate(self, lane: Booked, token: bytes) -> tuple[str, str] | None:
+        """Outcome and message of an attempt whose child died for a reason that is known."""
+        why = lane.cancelled.pop(token, None)
+        if why is not None:
+            return "cancelled", why[0]
+        if lane.verdict is not None:
+            return lane.verdict
+        return ("handed_back", self.stop_reason) if lane.asked is Want.HAND_BACK else None
+
+    def _memory_exceeded(self, event: MemoryExceeded) -> None:
+        child = self.children.get(event.child)
+        if child is not None and child.lane is not None and child.lane.fed:
+            limit = child.lane.memory_gb
+            why = f"it used {event.used_gb:.2f} GiB; its limit is {limit:g} GiB"
+            self._kill(child, "out_of_memory", why)
+
+    # --- work is taken away ---------------------------------------------------------------
+
+    def _recall(self, message: Recall) -> None:
+        for lane, tokens in self._by_lane(message.tokens):
+            lane.recalled |= tokens - {lane.running}
+            self._settle(lane)
+            self._recount(lane, lane.recalled)
+            self._see_to(lane)
+
+    def _cancel_attempts(self, message: CancelAttempts) -> None:
+        self._cancel(message.tokens, message.reason or "cancelled", message.grace)
+
+    def _cancel(self, tokens: list[bytes], reason: str, grace: float) -> None:
+        for lane, mine in self._by_lane(tokens):
+            for token in mine:
+                lane.cancelled.setdefault(token, (reason, grace))
+            self._settle(lane)
+            self._recount(lane, lane.cancelled.keys() - {lane.running})
+            self._see_to(lane)
+
+    def _by_lane(self, tokens: Iterable[bytes]) -> list[tuple[Booked, set[bytes]]]:
+        found: dict[int, tuple[Booked, set[bytes]]] = {}
+        for token in tokens:
+            if (lane := self.where.get(token)) is not None:
+                found.setdefault(lane.booking, (lane, set()))[1].add(token)
+        return list(found.values())
+
+    def _recount(self, lane: Booked, wanted: Iterable[bytes]) -> None:
+        """Ask the child for what it has not begun, when some of that is wanted."""
+        if lane.recounting or lane.child is None or lane.child.leaving:
+            return
+        if not {item.token for item in lane.fed}.isdisjoint(wanted):
+            lane.recounting = True
+            self._do(Tell(lane.child.number, GiveBack()))
+
+    def _see_to(self, lane: Booked) -> None:
+        """Ask the running attempt to stop when it should; close the lane when nothing is left."""
+        if not lane.fed and not lane.queue:
+            if self.lanes.get(lane.booking) is lane:
+                self._close(lane)
+                self._start()
+            return
+        if not lane.running or lane.child is None or lane.child.leaving:
+            return
+        if lane.asked is Want.CANCEL:
+            return
+        if lane.running in lane.cancelled:
+            why, grace = lane.cancelled[lane.running]
+            self._ask(lane, Want.CANCEL, self._now + grace)
+            if grace <= 0:
+                self._kill(lane.child, "cancelled", why)
+        elif self.stopping is not None and lane.asked is None:
+            self._ask(lane, Want.HAND_BACK, self.stopping)
+
+    def _ask(self, lane: Booked, want: Want, kill_at: float) -> None:
+        assert lane.child is not None
+        lane.asked = want
+        lane.kill_at = kill_at
+        self._do(Tell(lane.child.number, Ask(lane.running, want)))
+
+    def _kill(self, child: Child, outcome: str, message: str) -> None:
+        if child.lane is not None and child.lane.verdict is None:
+            child.lane.verdict = outcome, message
+        if not child.leaving:
+            child.leaving = True
+            self._do(Kill(child.number))
+        child.since = self._now
+
+    def _retire(self, child: Child) -> None:
+        child.leaving = True
+        child.since = self._now
+        self._do(Retire(child.number))
+
+    def _stop(self, event: StopRequested) -> None:
+        if self.stopping is not None:
+            self._do(Say("stopped at once", warning=True))
+            self._leave(1)
+            return
+        self.stopping = self._now + event.grace
+        self.stop_reason = event.reason
+        self._do(Say(f"draining: {event.reason}"))
+        if self.session is Session.WELCOMED:
+            self._send(DrainWorker(True, event.reason))
+        for lane in list(self.lanes.values()):
+            self._settle(lane)
+            self._recount(lane, {item.token for item in lane.fed} - {lane.running})
+            self._see_to(lane)
+        self._leave_when_done()
+
+    def _leave_when_done(self) -> None:
+        if self.stopping is None:
+            return
+        waits = self.lanes or (self.unacked and self.session is Session.WELCOMED)
+        if not waits or self._now >= self.stopping + ACK_LIMIT:
+            self._leave(0)
+
+    def _leave(self, status: int) -> None:
+        self.left = True
+        self._keep(self.unacked.values())
+        for child in self.children.values():
+            self._do(Kill(child.number))
+        self._do(Depart())
+        self._do(Exit(status))
+
+    # --- results ----------------------------------------------------------------------------
+
+    def _ended(self, token: bytes, outcome: str, message: str, seconds: float = 0.0) -> Ended:
+        return Ended(token, outcome, seconds, failure=Failure(outcome, message))
+
+    def _end(self, ends: list[Ended], longest: float = 0.0) -> None:
+        if ends:
+            self._deliver([ended.token for ended in ends], ends, longest)
+
+    def _deliver(self, tokens: list[bytes], items: Raw | list[Ended], longest: float) -> None:
+        self._seq += 1
+        batch = Batch(self._seq, tokens, items)
+        self.unacked[batch.seq] = batch
+        if self.session is not Session.WELCOMED or longest >= self.machine.spool_after:
+            self._keep([batch])
+        if self.session is Session.WELCOMED:
+            self._send_batch(batch)
+
+    def _send_batch(self, batch: Batch) -> None:
+        # An agent does not decode results: what a child packed goes out as it came.
+        self._send(Finished(batch.seq, cast("list[Ended]", batch.items)))
+
+    def _keep(self, batches: Iterable[Batch]) -> None:
+        fresh = [batch for batch in batches if not batch.on_disk]
+        if fresh:
+            self._do(Keep(fresh))
+        for batch in fresh:
+            batch.on_disk = True
+
+    def _acked(self, message: ResultAck) -> None:
+        self._forget(message.seqs)
+        self._leave_when_done()
+
+    def _forget(self, seqs: Iterable[int]) -> None:
+        batches = [batch for seq in seqs if (batch := self.unacked.pop(seq, None)) is not None]
+        if self.checkpoints:
+            for batch in batches:
+                for token in batch.tokens:
+                    self.checkpoints.pop(token, None)
+        if on_disk := [batch.seq for batch in batches if batch.on_disk]:
+            self._do(Forget(on_disk))
+
+    def _nack(self, tokens: list[bytes], reason: str) -> None:
+        if tokens and self.session is Session.WELCOMED:
+            self._send(Nack(tokens, reason))
+
+    def _save(self, token: bytes) -> None:
+        """Send the checkpoint of `token` unless the broker has it."""
+        stored = self.checkpoints.get(token)
+        if stored is not None and not stored.sent and self.session is Session.WELCOMED:
+            stored.sent = True
+            self._send(Checkpoint(token, stored.data))
+
+    def _save_all(self) -> None:
+        self.saved_at = self._now
+        for token in self.checkpoints:
+            self._save(token)
+
+    # --- time -------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float:
+        """The monotonic time at which a `Ticked` is due."""
+        soon = [self.heard_at + self.lease]
+        if self.session is not Session.CONNECTING:
+            soon.append(self.sent_at + self.heartbeat)
+        if self.session is Session.WELCOMED and any(not s.sent for s in self.checkpoints.values()):
+            soon.append(self.saved_at + SAVE_EVERY)
+        if self.stopping is not None:
+            soon.append(self.stopping + ACK_LIMIT)
+        soon.extend(self._due(child) for child in self.children.values())
+        for lane in self.lanes.values():
+            if lane.fed and lane.child is not None and not lane.child.leaving:
+                soon.extend(self._due_in(lane))
+        return min(soon)
+
+    def _due(self, child: Child) -> float:
+        if child.leaving:
+            return child.since + RETIRE_LIMIT
+        if not child.ready:
+            return child.since + START_LIMIT
+        return child.since + WARM if child.lane is None else float("inf")
+
+    def _due_in(self, lane: Booked) -> Iterable[float]:
+        if not lane.told and not lane.recounting:
+            yield lane.due + PATIENCE
+        if lane.kill_at is not None:
+            yield lane.kill_at
+        if lane.run_limit is not None:
+            yield lane.began + lane.run_limit
+            if lane.soft_at is not None:
+                yield lane.soft_at
+
+    def _tick(self, event: Ticked) -> None:
+        now = self._now
+        if now >= self.heard_at + self.lease:
+            self._reconnect(f"the broker was silent for {self.lease:g} s")
+        if self.session is Session.WELCOMED and now >= self.saved_at + SAVE_EVERY:
+            self._save_all()
+        began: list[Progressed] = []
+        for lane in list(self.lanes.values()):
+            if lane.fed and lane.child is not None and not lane.child.leaving:
+                self._tick_lane(lane, lane.child, began)
+        if began and self.session is Session.WELCOMED:
+            self._send(Progress(began))
+        for child in list(self.children.values()):
+            if now >= self._due(child):
+                self._overdue(child)
+        if self.session is not Session.CONNECTING and now >= self.sent_at + self.heartbeat:
+            self.sent_at = now
+            self._do(Beat())
+        self._leave_when_done()
+
+    def _tick_lane(self, lane: Booked, child: Child, began: list[Progressed]) -> None:
+        now = self._now
+        if not lane.told and now >= lane.due + PATIENCE:
+            if lane.running:
+                lane.told = True
+                began.append(Progressed(lane.running, 0.0, started=True))
+            else:
+                self._recount(lane, [item.token for item in lane.fed])
+        if lane.soft_at is not None and now >= lane.soft_at and lane.running:
+            lane.softened = True
+            self._do(Tell(child.number, Ask(lane.running, Want.SOFT)))
+        if lane.run_limit is not None and now >= lane.began + lane.run_limit:
+            why = f"it ran longer than its limit of {lane.run_limit:g} s"
+            self._kill(child, "time_limit", why)
+        elif lane.kill_at is not None and now >= lane.kill_at:
+            outcome, why = self._fate_when_asked(lane)
+            self._kill(child, outcome, why)
+
+    def _fate_when_asked(self, lane: Booked) -> tuple[str, str]:
+        why = lane.cancelled.get(lane.running)
+        return ("cancelled", why[0]) if why is not None else ("handed_back", self.stop_reason)
+
+    def _overdue(self, child: Child) -> None:
+        """A child that should have ended, started, or been needed by now."""
+        if child.leaving:
+            child.since = self._now
+            self._do(Kill(child.number))
+        elif not child.ready:
+            self._kill(child, "killed", f"its process did not start within {START_LIMIT:g} s")
+        else:
+            self._retire(child)
+
+    # --- doing --------------------------------------------------------------------------------
+
+    def _do(self, instruction: Instruction) -> None:
+        self._out.append(instruction)
+
+    def _send(self, message: Any) -> None:
+        self.sent_at = self._now
+        self._out.append(Send(message))
+
+    # --- invariants ---------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Every invariant; raises AssertionError with the first that is broken."""
+        held: dict[bytes, Booked] = {}
+        for booking, lane in self.lanes.items():
+            assert lane.booking == booking
+            assert lane.fed or lane.queue, f"lane {booking} is empty and open"
+            assert not lane.fed or lane.child is not None, f"lane {booking} runs nowhere"
+            assert not lane.running or lane.running == lane.fed[0].token
+            for item in (*lane.fed, *lane.queue):
+                assert item.token not in held, f"{item.token.hex()} is held twice"
+                held[item.token] = lane
+            assert lane.cancelled.keys() <= {item.token for item in lane.fed}
+        assert held == self.where
+        served = [child.lane for child in self.children.values() if child.lane is not None]
+        assert len(served) <= self.slots, "more lanes run than there are slots"
+        for number, child in self.children.items():
+            assert child.number == number
+            assert child.lane is None or child.lane.child is child
+        for lane in self.lanes.values():
+            assert lane.child is None or lane.child.lane is lane
+        gpus = Counter(gpu for child in self.children.values() for gpu in child.gpus)
+        assert not gpus or max(gpus.values()) == 1, "two children hold one GPU"
+        used = Counter(core for lane in self.lanes.values() for core in lane.cores)
+        assert +self.cores == used
+        for seq, batch in self.unacked.items():
+            assert batch.seq == seq <= self._seq
+            assert held.keys().isdisjoint(batch.tokens), "an attempt runs and has ended"
+            assert batch.on_disk or self.session is Session.WELCOMED
+
+
+# What happens, and what the broker and children say: one method for each.
+_EVENTS: dict[type[Any], Callable[[Core, Any], None]] = {
+    Connected: Core._connected,
+    Lost: Core._lost,
+    Heard: Core._heard,
+    ChildSaid: Core._child_said,
+    ChildEnded: Core._child_ended,
+    MemoryExceeded: Core._memory_exceeded,
+    Changed: Core._changed,
+    StopRequested: Core._stop,
+    Ticked: Core._tick,
+}
+_MESSAGES: dict[type[Any], Callable[[Core, Any], None]] = {
+    Welcome: Core._welcome,
+    Assign: Core._assign,
+    CancelAttempts: Core._cancel_attempts,
+    ResultAck: Core._acked,
+    Recall: Core._recall,
+    DrainWorker: Core._drain,
+    FetchLog: Core._fetch_log,
+    Parted: Core._parted,
+}
+_WORDS: dict[type[Any], Callable[[Core, Child, Any], None]] = {
+    Ready: Core._ready,
+    Done: Core._done,
+    Given: Core._given,
+    Told: Core._told,
+    Saved: Core._saved,
+}

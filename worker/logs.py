@@ -1,0 +1,99 @@
+"""Where the output of attempts goes: one file each, which exists once something was written.
+
+A child's file descriptors 1 and 2 point at a catch file. It becomes the log of the attempt that
+wrote to it by being renamed, when that attempt ends; so output of libraries and subprocesses is
+caught too, an attempt that is silent costs one system call, and nothing waits on a reader.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from corral.messages import FetchLog, Item, LogChunk
+
+KEEP = 14 * 86400.0  # seconds that a log is kept
+MAX_CHUNK = 1 << 20  # bytes of one answer
+
+
+def folder_name(id: str) -> str:
+    """A task's id as the name of a folder; ids may hold slashes and dots."""
+    return quote(id, safe="").replace(".", "%2E")
+
+
+def path_of(folder: str | Path, id: str, attempt: int) -> Path:
+    """The log of one attempt, in an agent's data folder."""
+    return Path(folder, "logs", folder_name(id), f"{attempt}.log")
+
+
+def workdir_of(folder: str | Path, id: str, attempt: int) -> Path:
+    """The scratch folder of one attempt."""
+    return Path(folder, "work", f"{folder_name(id)}.{attempt}")
+
+
+def hand_over(catch: str, log: Path) -> bool:
+    """Make what was caught the log of an attempt; False when the disk does not let us."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(catch, log)
+    except OSError as bad:
+        print(f"the log {log} cannot be made: {bad}", file=sys.stderr)
+        return False
+    return True
+
+
+class Catch:
+    """The catch file of this process, on descriptors 1 and 2."""
+
+    def __init__(self, folder: str, path: str) -> None:
+        self._folder = folder
+        self._path = path
+        self._file = os.dup(1)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper here
+        self._flush_out = sys.stdout.flush
+        self._flush_err = sys.stderr.flush
+
+    def settle(self, item: Item) -> None:
+        """An attempt ended: what was written is its log."""
+        try:
+            self._flush_out()
+            self._flush_err()
+        except ValueError:  # the handler closed them
+            pass
+        if os.lseek(self._file, 0, os.SEEK_END) == 0:
+            return
+        if not hand_over(self._path, path_of(self._folder, item.id, item.attempt)):
+            os.ftruncate(self._file, 0)
+            return
+        fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        for descriptor in (1, 2):
+            os.dup2(fresh, descriptor)
+        os.dup2(fresh, self._file, inheritable=False)
+        os.close(fresh)
+
+
+def read(folder: Path, fetch: FetchLog, catch: Path | None) -> LogChunk:
+    """A piece of a log; `catch` is where the attempt's output is while it runs."""
+    for path in (path_of(folder, fetch.id, fetch.attempt), catch):
+        with suppress(OSError):
+            if path is not None:
+                with path.open("rb") as log:
+                    log.seek(max(0, fetch.offset))
+                    data = log.read(max(0, min(fetch.size, MAX_CHUNK)))
+                    return LogChunk(fetch.fetch, data, os.fstat(log.fileno()).st_size)
+    return LogChunk(fetch.fetch, b"", 0, found=False)
+
+
+def prune(folder: Path) -> None:
+    """Remove logs that are older than `KEEP`."""
+    oldest = time.time() - KEEP
+    with suppress(OSError):
+        for task in list((folder / "logs").iterdir()):
+            with suppress(OSError):
+                if task.is_dir() and task.stat().st_mtime < oldest:
+                    shutil.rmtree(task)
