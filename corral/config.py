@@ -36,6 +36,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory_gb: float = 0.0  #: main memory it offers; 0: all that there is
     gpus: dict[str, float] = {}  #: declared GPUs, UUID -> GiB, beside those that NVML finds
     labels: dict[str, str] = {}
+    caches: tuple[str, ...] = ()  #: names of data that is at hand here
     kinds: tuple[str, ...] = ()  #: handlers it serves; empty: every one that is installed
     drain_deadline: float = 30.0  #: at SIGTERM, until attempts are handed back
     spool_after: float = 2.0  #: run time from which a result is kept on disk until acknowledged

@@ -191,8 +191,7 @@ def load(kind: str) -> Handler:
     entry = discover().get(kind)
     if entry is None:
         raise NotFound(noun="handler", name=kind)
-    module, _, name = entry.value.partition(":")
-    found = getattr(importlib.import_module(module), name, None)
+    found = getattr(importlib.import_module(entry.module), entry.attr, None)
     if not isinstance(found, Handler) or found.kind != kind:
         owner = entry.dist.name if entry.dist else "an unknown distribution"
         raise CorralError(what=f"{entry.value} of {owner} is not the handler of {kind}")
