@@ -300,6 +300,11 @@ class Round:
 
     def run(self) -> None:
         """Place everything that can be placed now."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[tuple[Lane, bool]]:
+        """The same, one step at a time: each lane that was asked, and whether its head went."""
         heap = self.heap
         heap.extend(self._key(lane) for lane in self.state.queue.lanes())
         heapq.heapify(heap)
@@ -310,11 +315,12 @@ class Round:
             if fresh[:-1] > entry[:-1]:
                 heapq.heappush(heap, fresh)  # its project has received work since
                 continue
-            if self._one(lane):
-                if lane.size:
-                    heapq.heappush(heap, self._key(lane))
-            else:
+            placed = self._one(lane)
+            if not placed:
                 self._block(lane)
+            elif lane.size:
+                heapq.heappush(heap, self._key(lane))
+            yield lane, placed
 
     @staticmethod
     def _key(lane: Lane) -> tuple[int, float, int, Lane]:
@@ -388,7 +394,8 @@ class Round:
         beside = self.reservations.get(worker.name)
         if beside is not None:
             beside.place_beside(klass, variant)
-        tasks = self._take(lane, variant, self._depth(klass, variant, worker))
+        depth = self._depth(klass, variant) if worker.native else 1
+        tasks = self._take(lane, variant, depth)
         decision = self._decision(klass, variant, task, beside)
         self.assign(Placed(tasks, worker, variant, gpus, None, decision))
 
@@ -421,10 +428,10 @@ class Round:
         project.time += klass.cost(variant) * len(tasks) / project.weight
         return tasks
 
-    def _depth(self, klass: RequestClass, variant: int, worker: Worker) -> int:
+    def _depth(self, klass: RequestClass, variant: int) -> int:
         """How many tasks one slot may hold: about `run_queue` seconds, shared fairly."""
         seconds = klass.estimates[variant].seconds
-        if seconds is None or not worker.native:
+        if seconds is None:
             return 1
         depth = min(MAX_RUN_QUEUE, int(self.state.settings.run_queue / max(seconds, 1e-6)))
         slots = len(klass.bookings) + len(klass.fit[variant])
@@ -433,12 +440,14 @@ class Round:
     def _refill(self, lane: Lane, variant: int) -> bool:
         """Add to a booking of the class that runs low."""
         klass = lane.klass
+        depth = self._depth(klass, variant)
+        if depth == 1:
+            return False
         for booking in klass.bookings.values():
             worker = booking.worker
-            if booking.variant != variant or not worker.open or self._contested(worker):
+            if booking.variant != variant or booking.open * 2 > depth:
                 continue
-            depth = self._depth(klass, variant, worker)
-            if booking.open * 2 > depth:
+            if not worker.open or self._contested(worker):
                 continue
             tasks = self._take(lane, variant, depth - booking.open)
             self.assign(Placed(tasks, worker, variant, booking.gpus, booking, ""))

@@ -241,11 +241,17 @@ class BrokerState:
                 fact.booking, worker, fact.variant, klass.amounts[fact.variant], fact.gpus
             )
             self.booking = max(self.booking, fact.booking)
-            self._take(booking)
+            self.take(booking)
         return booking
 
-    def _take(self, booking: Booking) -> None:
+    def take(self, booking: Booking) -> None:
+        """Book it, and ask again what fits."""
         self.ledger.take(booking)
+        self._touch(booking)
+
+    def let_go(self, booking: Booking) -> None:
+        """Free what it holds, and ask again what fits."""
+        self.ledger.give_back(booking)
         self._touch(booking)
 
     def _touch(self, booking: Booking) -> None:
@@ -302,16 +308,16 @@ class BrokerState:
         booking = attempt.booking
         booking.open -= 1
         if not booking.open:
-            self.ledger.give_back(booking)
             if booking.klass is not None:
                 booking.klass.bookings.pop(booking.number, None)
-            self._touch(booking)
+            self.let_go(booking)
 
     def _moved(self, fact: Moved) -> None:
         task = self.tasks[fact.id]
         cause = fact.cause
         if task.lane is not None:
             self.queue.remove(task)
+        task.retry_at = None
         attempt, task.attempt = task.attempt, None
         if attempt is not None:
             attempt.revoked = True
