@@ -38,12 +38,12 @@ class Row(Struct, frozen=True, gc=False):
 
     id: str
     state: str
-    live: bool  #: not in a terminal state: memory needs it after a restart
+    live: bool  #: memory needs it after a restart: it is not over, or something still runs for it
     kind: str
     project: str
     worker: str  #: of the last attempt
     submitted: float  #: seconds since the epoch
-    ended: float | None  #: seconds since the epoch; None while it is live
+    ended: float | None  #: seconds since the epoch
     lsn: int  #: the last journal row that this row holds
     blobs: tuple[str, ...]  #: digests that the record names: `sweep` leaves them alone
     record: bytes
@@ -146,7 +146,7 @@ class Store(Protocol):
         """
 
     def expired(self, before: float, limit: int = 1000) -> list[str]:
-        """Ids of rows that ended before that time, the oldest first."""
+        """Ids of rows that ended before that time and are not live, the oldest first."""
 
     def blob_put(self, data: bytes) -> str:
         """Keep `data`; it is on stable storage when this returns. Returns its digest.

@@ -42,7 +42,7 @@ CREATE TABLE tasks (
 CREATE UNIQUE INDEX tasks_id ON tasks (id);
 CREATE INDEX tasks_listing ON tasks (submitted, id, state, kind, project, worker);
 CREATE INDEX tasks_live ON tasks (live) WHERE live;
-CREATE INDEX tasks_ended ON tasks (ended) WHERE ended IS NOT NULL;
+CREATE INDEX tasks_ended ON tasks (ended) WHERE NOT live;
 CREATE INDEX tasks_blobs ON tasks (blobs) WHERE blobs <> '';
 CREATE TABLE document (
     one INTEGER PRIMARY KEY CHECK (one = 1), lsn INTEGER NOT NULL, crc INTEGER NOT NULL,

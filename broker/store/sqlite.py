@@ -269,7 +269,8 @@ class SqliteStore:
         """See `Store.expired`."""
         with self.guarded():
             found = self.db.execute(
-                "SELECT id FROM tasks WHERE ended < ? ORDER BY ended LIMIT ?", (before, limit)
+                "SELECT id FROM tasks WHERE NOT live AND ended < ? ORDER BY ended LIMIT ?",
+                (before, limit),
             )
             return [id for (id,) in found]
 
@@ -364,7 +365,9 @@ class SqliteStore:
         return self.db.execute(statement, values).fetchone()
 
     def _meta(self, name: str) -> int:
-        value, crc = self._one("SELECT value, crc FROM meta WHERE name = ?", name) or (0, None)
+        with self.guarded():
+            found = self._one("SELECT value, crc FROM meta WHERE name = ?", name)
+        value, crc = found or (0, None)
         if checksum(name.encode(), value) != crc:
             raise self._corrupt(f"its {name} was altered")
         return int(value)

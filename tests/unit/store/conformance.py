@@ -309,7 +309,10 @@ class Conformance:
     def test_what_ended_long_ago_has_expired(self, store: Store) -> None:
         store.fold(
             store.epoch,
-            [done("old", 10.0), done("older", 5.0), done("new", 30.0), row("live", submitted=1.0)],
+            [
+                *(done("old", 10.0), done("older", 5.0), done("new", 30.0)),
+                *(row("live", submitted=1.0), row("ended but live", ended=2.0)),
+            ],
         )
         assert store.expired(20.0) == ["older", "old"]
         assert store.expired(20.0, limit=1) == ["older"]
