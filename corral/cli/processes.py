@@ -1,0 +1,180 @@
+"""A broker and workers on this machine, as child processes: what `up` and `--local` share.
+
+Only processes live here: starting, waiting until they serve, stopping, and saying what a dead one
+said last. The daemons are executed by their console scripts; nothing of them is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from corral.client import Client
+from corral.errors import BrokerUnreachable, CorralError
+
+START_SECONDS = 60.0  # until everything has registered; cold imports on a slow disk take a while
+STOP_SECONDS = 40.0  # a worker's grace for what it runs, and some
+LAST_LINES = 20  # of a daemon that died
+
+
+class DaemonDied(CorralError):
+    """{name} ended with status {status}. Its last words: {words}
+
+    Correct what it names and start again; `corral doctor` checks this machine.
+    """
+
+    code = "daemon_died"
+
+
+def free_endpoint() -> str:
+    """A loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def script(name: str) -> str:
+    """The console script beside this interpreter."""
+    return str(Path(sys.executable).with_name(name))
+
+
+class Daemon:
+    """One child process; its output goes line by line to `say`."""
+
+    def __init__(self, name: str, command: Sequence[str], say: Callable[[str, str], None]) -> None:
+        self.name = name
+        self.words: deque[str] = deque(maxlen=LAST_LINES)
+        self._say = say
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us; we stop them in order
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.words.append(line.rstrip("\n"))
+            self._say(self.name, line.rstrip("\n"))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process.poll() is None
+
+    def died(self) -> DaemonDied:
+        """What to tell about its end."""
+        self._reader.join(2.0)
+        words = "\n".join(self.words) or "none"
+        return DaemonDied(name=self.name, status=self.process.returncode, words=words)
+
+    def stop(self, seconds: float) -> None:
+        """SIGTERM, and SIGKILL when that is not enough."""
+        if self.alive:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+        self._reader.join(2.0)
+
+
+class LocalFleet:
+    """A broker and its workers; a context manager that leaves no process behind."""
+
+    def __init__(
+        self,
+        data: Path,
+        endpoint: str,
+        workers: int = 2,
+        slots: int = 1,
+        say: Callable[[str, str], None] = lambda name, line: None,
+    ) -> None:
+        self.data = data
+        self.endpoint = endpoint
+        self.names = [f"w{number}" for number in range(1, workers + 1)]
+        self._slots = slots
+        self._say = say
+        self.daemons: list[Daemon] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything and wait until all workers have registered.
+
+        Raises:
+            DaemonDied: one of them ended; says what it said.
+            BrokerUnreachable: they did not come up in time.
+        """
+        broker = [script("corral-broker"), "start", "--data", str(self.data / "broker")]
+        self._launch("broker", [*broker, "--bind", self.endpoint])
+        for name in self.names:
+            folder = str(self.data / name)
+            worker = [script("corral-worker"), "--broker", self.endpoint, "--name", name]
+            self._launch(name, [*worker, "--slots", str(self._slots), "--data", folder])
+        self._wait()
+
+    def _launch(self, name: str, command: Sequence[str]) -> None:
+        self.daemons.append(Daemon(name, command, self._say))
+
+    def check(self) -> None:
+        """Raise `DaemonDied` when one has ended."""
+        for daemon in self.daemons:
+            if not daemon.alive:
+                raise daemon.died()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + START_SECONDS
+        with Client(self.endpoint, timeout=1.0) as client:
+            while time.monotonic() < until:
+                self.check()
+                try:
+                    views = client.workers()
+                except BrokerUnreachable:
+                    continue
+                there = {view.name for view in views if view.status in ("available", "busy")}
+                if there.issuperset(self.names):
+                    return
+                time.sleep(0.1)
+        raise BrokerUnreachable(endpoint=self.endpoint, seconds=START_SECONDS)
+
+    def stop(self) -> None:
+        """Stop the workers, all at once, then the broker."""
+        broker, workers = self.daemons[:1], self.daemons[1:]
+        for daemon in workers:
+            if daemon.alive:
+                daemon.process.send_signal(signal.SIGTERM)
+        for daemon in [*workers, *broker]:
+            daemon.stop(STOP_SECONDS)
+        self.daemons.clear()
