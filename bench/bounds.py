@@ -95,7 +95,7 @@ BOUNDS = (
     ),
     Bound(
         "baseline, CPU of the plain broker per task", "us", 30.0,
-        lambda run: run.series("plain", "cpu_us"),
+        lambda run: run.series("plain", "broker_cpu_us"),
     ),
     Bound(
         "baseline, lines of the plain broker", "", 60.0,

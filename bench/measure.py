@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from statistics import quantiles
 
+import psutil
+
 from bench.peers import Session
 from bench.processes import BenchError, cpu_seconds
 
@@ -40,14 +42,21 @@ def collect_all(session: Session, sent: Sequence[bytes]) -> None:
 
 
 def throughput(session: Session, tasks: int) -> dict[str, float]:
-    """Returns tasks per second, and the broker's CPU time per task in microseconds."""
+    """Returns tasks per second, and microseconds of CPU per task of broker, client and workers."""
     sent = payloads(tasks)
-    cpu, started = cpu_seconds(session.broker), time.perf_counter()
+    started_here = {child.pid for child in psutil.Process().children(recursive=True)}
+    roles = {
+        "broker": session.broker,
+        "client": (os.getpid(),),
+        "workers": tuple(started_here - set(session.broker)),
+    }
+    before = {role: cpu_seconds(pids) for role, pids in roles.items()}
+    started = time.perf_counter()
     collect_all(session, sent)
     seconds = time.perf_counter() - started
-    return {
-        "tasks_per_s": tasks / seconds,
-        "cpu_us": (cpu_seconds(session.broker) - cpu) / tasks * 1e6,
+    spent = {role: cpu_seconds(pids) - before[role] for role, pids in roles.items()}
+    return {"tasks_per_s": tasks / seconds} | {
+        f"{role}_cpu_us": cpu / tasks * 1e6 for role, cpu in spent.items()
     }
 
 

@@ -11,7 +11,7 @@ import msgspec
 from bench.bounds import Bound, judged
 from bench.figures import FIGURES
 from bench.peers import PEERS
-from bench.results import Run
+from bench.results import Round, Run
 
 Rows = Sequence[Sequence[str]]
 NONE = "-"
@@ -19,7 +19,7 @@ NONE = "-"
 
 def tables(run: Run) -> str:
     """Returns all tables of a run, in Markdown that also reads well on a terminal."""
-    parts = []
+    parts = [QUICK] if run.quick else []
     if run.peers:
         parts += ["## Peers", _table(PEER_HEAD, [_peer(run, name) for name in run.peers])]
         parts += [
@@ -27,12 +27,8 @@ def tables(run: Run) -> str:
             "\n".join(f"- {PEERS[name].title}: {PEERS[name].tuning}." for name in run.peers),
         ]
     if run.figures:
-        rows = [
-            [FIGURES[name], number, f"{value:,.6g}"]
-            for name, numbers in run.figures.items()
-            for number, value in numbers.items()
-        ]
-        parts += ["## Corral alone", _table(["measurement", "number", "value"], rows)]
+        rows = [[FIGURES[name], _numbers(numbers)] for name, numbers in run.figures.items()]
+        parts += ["## Corral alone", _table(["measurement", "numbers"], rows)]
     parts += ["## Bounds", _table(BOUND_HEAD, _bounds(run))]
     for name, shares in run.profiles.items():
         rows = [[share.function, f"{share.itself:.1%}", f"{share.total:.1%}"] for share in shares]
@@ -42,7 +38,7 @@ def tables(run: Run) -> str:
 
 PEER_HEAD = (
     "peer", "keeps tasks", "tasks/s median (min-max)", "x plain", "x best durable",
-    "p50 us", "p99 us", "broker CPU us/task",
+    "p50 us", "p99 us", "CPU us/task: broker", "client", "workers",
 )  # fmt: skip
 PROFILE_HEAD = ("function of the broker", "itself", "with what it calls")
 BOUND_HEAD = ("bound", "goal", "measured", "of the goal", "verdict")
@@ -58,12 +54,18 @@ def _peer(run: Run, name: str) -> list[str]:
         _median(run.over_best_durable(name), ".2f"),
         _median(run.series(name, "p50_us"), ",.0f"),
         _median(run.series(name, "p99_us"), ",.0f"),
-        _median(run.series(name, "cpu_us"), ",.1f"),
+        _median(run.series(name, "broker_cpu_us"), ",.1f"),
+        _median(run.series(name, "client_cpu_us"), ",.1f"),
+        _median(run.series(name, "workers_cpu_us"), ",.1f"),
     ]
 
 
 def _median(series: list[float], form: str) -> str:
     return format(median(series), form) if series else NONE
+
+
+def _numbers(numbers: Round) -> str:
+    return "; ".join(f"{name.replace('_', ' ')} {value:,.5g}" for name, value in numbers.items())
 
 
 def _bounds(run: Run) -> Rows:
@@ -125,6 +127,7 @@ def page(run: Run) -> str:
     return "\n\n".join([INTRODUCTION, facts(run), tables(run)]) + "\n"
 
 
+QUICK = "A quick look: one round and a fifth of the work. No result, and no ground for a verdict."
 INTRODUCTION = """\
 # Benchmarks
 
@@ -135,7 +138,8 @@ results; two workers of one slot run them. Every returned byte is compared with 
 inside the measured time. Each round goes through all peers in turn, every measurement in fresh
 processes with a fresh store; the figure is the median of the rounds, with the smallest and the
 largest. Ratios are taken within a round, so that what disturbs the machine disturbs both sides.
-Round trips are one task at a time. The broker's CPU is user and system time by /proc.
+Round trips are one task at a time. CPU is user and system time of all threads, by /proc; Redis is
+its peers' broker.
 
 *fsync before the answer* means that a task, and its result, is on stable storage before anybody is
 told: Redis runs with `appendonly yes` and `appendfsync always`, Corral always does so. *In memory*

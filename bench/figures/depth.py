@@ -16,13 +16,14 @@ import zmq
 
 from bench.daemons import broker, worker
 from bench.native import Caller
-from bench.processes import await_true, free_port
+from bench.processes import await_true, cpu_seconds, free_port
 from corral import messages
 
 SHALLOW, DEEP = 1_000, 1_000_000
 BURST = 60_000
-BURSTS = 3
+BURSTS = 5
 WORKERS = ("w1", "w2")
+IDLE_SECONDS = 0.5  # without work, so that a burst pays for nothing that was put off before it
 
 
 class Fleet:
@@ -33,7 +34,7 @@ class Fleet:
     ) -> None:
         folder.mkdir()
         port = free_port()
-        stack.enter_context(broker(folder, port))
+        self._broker = stack.enter_context(broker(folder, port)).pid
         self.caller = stack.enter_context(Caller(context, port))
         for name in WORKERS:
             stack.enter_context(worker(folder, port, name))
@@ -49,6 +50,12 @@ class Fleet:
     def fill(self, depth: int) -> None:
         """Queues low-priority tasks up to that depth; a few ran before the last drain."""
         self.caller.submit(depth - self.caller.status().tasks.get("queued", 0))
+        await_true(self._idle, "the broker rests")
+
+    def _idle(self) -> bool:
+        before = cpu_seconds((self._broker,))
+        time.sleep(IDLE_SECONDS)
+        return cpu_seconds((self._broker,)) - before < 0.05 * IDLE_SECONDS
 
     def burst(self, tasks: int) -> float:
         """Returns tasks per second of one burst that is ahead of everything queued."""

@@ -13,7 +13,7 @@ from bench.bounds import BASELINE, Bound, Verdict, judged
 from bench.measure import collect_all, payloads
 from bench.peers import Session
 from bench.processes import BenchError
-from bench.report import as_json, tables
+from bench.report import as_json, page, tables
 from bench.results import Run
 
 Collected = Iterator[tuple[int, bytes]]
@@ -27,7 +27,7 @@ def run_of(**rates: list[float]) -> Run:
     names = {"one": "corral-1", "hundred": "corral-100"}
     peers = {
         names.get(name, name): [
-            {"tasks_per_s": rate, "cpu_us": 20.0, "p50_us": 500.0} for rate in series
+            {"tasks_per_s": rate, "broker_cpu_us": 20.0, "p50_us": 500.0} for rate in series
         ]
         for name, series in rates.items()
     }
@@ -112,6 +112,28 @@ def test_a_report_says_what_was_missed() -> None:
     run = run_of(one=[10.0], plain=[10.0])
     assert "MISSED, below the floor" in tables(run)
     assert '"verdict": "MISSED, below the floor"' in as_json(run)
+
+
+def test_the_page_of_the_docs_holds_machine_method_and_figures() -> None:
+    run = run_of(one=[10.0], plain=[10.0])
+    run.machine["fdatasync_us"] = 54.0
+    run.figures["queue"] = {"bytes_per_task": 1300.0, "recovery_s": 0.5}
+    written = page(run)
+    for part in (
+        "fdatasync us: 54.0",
+        "| Corral, batch=1",
+        "bytes per task 1,300",
+        "1,300 B",
+        "MISSED",
+    ):
+        assert part in written
+    assert "quick look" not in written
+
+
+def test_a_quick_run_says_that_it_is_no_result() -> None:
+    run = run_of(one=[10.0], plain=[10.0])
+    run.quick = True
+    assert "quick look" in tables(run)
 
 
 def test_the_baseline_stays_small() -> None:
