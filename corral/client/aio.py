@@ -223,11 +223,14 @@ class Calls(Engine[H], Generic[H]):
             if now.state in TERMINAL:
                 return
             async for update in updates:
+                if update.cause == now.cause and update.state is now.state:
+                    continue  # the broker begins with what was just yielded
                 yield update
                 if update.state in TERMINAL:
                     return
         finally:
             await updates.aclose()  # type: ignore[attr-defined]  # it is a generator
+            self.unsubscribe(stream)  # one that was never read ends nothing by itself
 
 
 class AsyncClient(Calls[AsyncHandle]):

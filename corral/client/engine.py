@@ -111,7 +111,11 @@ class Stream:
         self.error: CorralError | None = None
         self.waiter: asyncio.Future[None] | None = None
 
-    def put(self, answer: Updates) -> None:
+    def put(self, answer: Updates | Refused) -> None:
+        if isinstance(answer, Refused):
+            self.error = errors.from_wire(answer.code, answer.fields)
+            self.wake()
+            return
         if self.behind:
             return
         if answer.snapshot is not None:
@@ -204,10 +208,10 @@ class Engine(Generic[H]):
         for request in self._asks:
             self._unanswered.pop(request, None)  # they are asked for anew below
         self._asks.clear()
+        for stream in self._streams.values():
+            self._send_watch(stream)  # before what is asked after it
         for sent in list(self._unanswered.values()):
             self._send(sent, now)
-        for stream in self._streams.values():
-            self._send_watch(stream)
         self._ask_missing(list(self._outstanding), wait=True)
 
     def _fail(self, error: CorralError) -> None:
@@ -236,9 +240,8 @@ class Engine(Generic[H]):
         for answer in answers:
             if isinstance(answer, Outcomes):
                 self._collect(answer.items)
-            elif isinstance(answer, Updates):
-                if (stream := self._streams.get(answer.request)) is not None:
-                    stream.put(answer)
+            elif isinstance(answer, Updates | Refused) and answer.request in self._streams:
+                self._streams[answer.request].put(answer)
                 continue
             if (sent := self._unanswered.pop(answer.request, None)) is not None:
                 sent.answered(sent, answer)
@@ -394,7 +397,7 @@ class Engine(Generic[H]):
     def _answered(self, burst: Burst[H], sent: Sent, told: Answer | CorralError) -> None:
         burst.unanswered -= 1
         burst.bytes -= len(sent.frames[-1])
-        if isinstance(told, Accepted):
+        if isinstance(told, Accepted) and len(told.ids or ()) in (0, sent.count):
             self._accepted(burst, sent, told)
         elif burst.error is None:
             burst.error = _error_in(told)
@@ -412,13 +415,12 @@ class Engine(Generic[H]):
                 handle = outstanding[id] = make(id, face)
             burst.handles[position] = handle
             position += 1
-        for index in answer.known:
-            if (known := burst.handles[sent.base + index]) is not None:
-                known.known = True
-        if answer.warnings:
-            for position in range(sent.base, sent.base + sent.count):
-                if (warned := burst.handles[position]) is not None:
-                    warned.warnings = tuple(answer.warnings)
+        if answer.known or answer.warnings:
+            made = [outstanding[id] for id in ids]
+            for index in answer.known:
+                made[index % sent.count].known = True
+            for handle in made:
+                handle.warnings = tuple(answer.warnings)
 
     async def _room(self, burst: Burst[H]) -> None:
         burst.room = self._loop.create_future()
@@ -579,13 +581,13 @@ class Engine(Generic[H]):
                     read = update.seq or read
                     yield update
                 elif stream.behind:
-                    self._unsubscribe(stream)
+                    self.unsubscribe(stream)
                     stream = self.subscribe(stream.ids, read)
                 else:
                     stream.waiter = self._loop.create_future()
                     await stream.waiter
         finally:
-            self._unsubscribe(stream)
+            self.unsubscribe(stream)
 
     def _send_watch(self, stream: Stream) -> None:
         assert self._link is not None
@@ -593,7 +595,8 @@ class Engine(Generic[H]):
             self._link.send(wire.call(Watch(stream.request, stream.ids, stream.seq)))
             self._link.receive()
 
-    def _unsubscribe(self, stream: Stream) -> None:
+    def unsubscribe(self, stream: Stream) -> None:
+        """End a watch, unless it has ended."""
         if self._streams.pop(stream.request, None) is None:
             return
         if self._link is not None and self._link.up:

@@ -159,6 +159,15 @@ class Link:
                 return
             self._happened(event["event"], event["value"])
 
+    def _mismatch(self) -> None:
+        """What libzmq tells of the three cases depends on who hung up first: name both causes."""
+        why = (
+            "it wants a key, or is no broker of Corral"
+            if self._key is None
+            else "this key was made for another broker, or it runs without keys"
+        )
+        self._on_refused(KeyMismatch(endpoint=self.endpoint, why=why))
+
     def _happened(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.up, self._lost, self._unheard = True, 0, 0
@@ -167,15 +176,13 @@ class Link:
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._on_refused(KeyRefused(endpoint=self.endpoint))
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _MECHANISM_MISMATCH:
-            why = "it wants a key" if self._key is None else "it was started without keys"
-            self._on_refused(KeyMismatch(endpoint=self.endpoint, why=why))
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._key is not None:
+            self._mismatch()
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             # It hung up without a word: so does a broker that has another key than expected,
             # but also one that stops. Three times in a row is no stop.
             self._unheard += 1
             if self._unheard == UNHEARD_LIMIT:
-                why = "it is not the broker that this key was made for"
-                self._on_refused(KeyMismatch(endpoint=self.endpoint, why=why))
+                self._mismatch()
         elif (event == zmq.EVENT_DISCONNECTED and self.up) or (
             event == zmq.EVENT_CONNECT_RETRIED and len(self._endpoints) > 1
         ):

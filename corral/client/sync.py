@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from corral.client.aio import Calls, connection, new_task
 from corral.client.handles import BaseHandle, Handle, Outcome
+from corral.errors import Usage
 from corral.messages import BrokerView, Done, Explanation, KeyView, TaskView, Update, WorkerView
 from corral.tasks import Needs, Retry, State, Task
 
@@ -50,9 +51,16 @@ class Client:
     def _work(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        # Those who still waited have been told; let them hear it.
+        rest = asyncio.all_tasks(self._loop)
+        self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():
+            work.close()
+            raise Usage(what="this client is closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -75,11 +83,12 @@ class Client:
             while (item := self._run(following())) is not None:
                 yield item
         finally:
-            self._run(end())
+            if self._thread.is_alive():
+                self._run(end())
 
     def close(self) -> None:
         """End the connection and the thread. Tasks go on."""
-        if self._loop.is_closed() or not self._thread.is_alive():
+        if not self._thread.is_alive():
             return
         self._run(self._calls.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
