@@ -49,7 +49,7 @@ from corral.messages import (
     Submit,
 )
 from corral.settings import BrokerSettings
-from corral.wire import Called, Extended, Inbound, Replied
+from corral.wire import Called, Extended, Inbound, Malformed, Replied
 
 MAX_TURN = 2000  # messages of one turn
 MAX_TURN_SECONDS = 0.02
@@ -91,6 +91,7 @@ class Server:
         self._replies: list[Effect] = []  #: answers that go out after the turn's commit
         self._held: list[tuple[bytes, Inbound, str]] = []  #: results the disk did not take yet
         self._renewed = 0.0
+        self._named = {""}  #: foreign dialects that the log has named
         self._load()
 
     def now(self) -> float:
@@ -239,6 +240,9 @@ class Server:
             except StoreFull:
                 self._held.append((peer, message, who))
                 return
+        elif isinstance(message, Malformed) and message.foreign not in self._named:
+            self._named.add(message.foreign)
+            log.warning("a peer speaks %s, which calls itself MDP/0.2 and is not", message.foreign)
         effects += self.broker.handle(Heard(peer, message, who, blobs), now)
 
     def _prepare(self, peer: bytes, call: Call, now: float) -> Call | None:

@@ -87,7 +87,7 @@ class Doors:
             self.broker.refused["late result"] += 1
         elif message.final:
             blob = event.blobs.get(message.token, "")
-            value = NIL if blob else Raw(_PACK(message.body))
+            value = NIL if blob else Raw(_PACK(message.body or [b""]))  # clients count on a body
             ended = Ended(message.token, "ok", now - attempt.at, value)
             self.broker.ended(event.peer, worker, ended, blob, now)
         elif not attempt.revoked:
