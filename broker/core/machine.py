@@ -218,7 +218,7 @@ class Broker:
         peer = event.peer
         tasks = self.state.tasks
         ended: list[TaskRecord] = []
-        for index, one in enumerate(planned):
+        for index, one in planned.items():
             task = tasks.get(one.id)
             if task is None:
                 task = self.accept(one, now)
@@ -227,7 +227,7 @@ class Broker:
             else:
                 known.append(index)
             if one.content and ids is None:
-                ids = [each.id for each in planned]
+                ids = [planned[place].id for place in range(len(planned))]
             if call.collect:
                 if task.live:
                     self._collect(task, peer, b"")
@@ -238,7 +238,7 @@ class Broker:
                 text = admission.warning(self.state, warned)
                 if text and text not in warnings:
                     warnings.append(text)
-        self.reply(peer, call, AcceptedAnswer(call.request, ids, known, warnings))
+        self.reply(peer, call, AcceptedAnswer(call.request, ids, sorted(known), warnings))
         if ended:
             items = [outcome_of(task) for task in ended]
             self.reply(peer, call, Outcomes(b"", items), final=False)

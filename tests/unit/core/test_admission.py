@@ -1,0 +1,484 @@
+"""Submissions are accepted whole or refused whole; ids, parents, params and their errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+from msgspec import structs
+
+from broker.core import admission, catalog
+from corral import messages
+from corral.messages import Accepted, Outcomes, Raw
+from corral.tasks import Retry, State, Variant, content_id, needs, request_id
+from tests.unit.core.story import Story, kind, packed, spec
+
+TRAIN = kind(
+    "train",
+    schema=json.dumps(
+        {
+            "type": "object",
+            "properties": {"epochs": {"type": "integer"}, "net": {"$ref": "#/$defs/Net"}},
+            "required": ["epochs"],
+            "$defs": {"Net": {"properties": {"layers": {"minimum": 1}}}},
+        }
+    ),
+    content=True,
+    code_version="c1",
+    data_snapshot="d1",
+)
+NO_TEXT = Raw(b"\xa1\xff")  # well-formed msgpack, whose text is none
+
+
+# --- accepted ---------------------------------------------------------------------------
+
+
+def test_a_submission_gets_ids_that_its_client_knows_already(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    ids = client.submits(spec(), spec(), request=b"r1")
+    assert ids == [request_id(b"r1", 0), request_id(b"r1", 1)]
+    assert story.state.counts[State.QUEUED] == 2
+
+
+def test_a_resent_submission_makes_nothing_new(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    client.submits(spec(), spec(), request=b"r1")
+    client.calls(messages.Submit(b"r1", [spec(), spec()], resend=True))
+    assert client.is_accepted(b"r1", 2)[1] == [0, 1]
+    assert len(story.state.tasks) == 2
+
+
+def test_a_class_that_no_worker_meets_is_accepted_with_one_warning_that_names_the_need(
+    story: Story,
+) -> None:
+    story.worker("w1", cpus=4.0)
+    client = story.client()
+    big = spec(needs=(Variant(cpus=64.0), Variant(cpus=1.0, gpus=1)))
+    client.calls(messages.Submit(b"r", [big, big, spec()]))
+    _, known, warnings = client.is_accepted(b"r", 3)
+    assert known == []
+    assert warnings == ["no worker can meet the needs of work: cpus 64.0, gpus 1"]
+    story.peers[b"w1#1"].inbox.clear()  # the third one started
+
+
+def test_a_kind_that_nobody_serves_now_is_accepted_with_a_warning(story: Story) -> None:
+    story.announces(kind(), kind("other"))
+    client = story.client()
+    client.calls(messages.Submit(b"r", [spec(), spec("other"), spec()]))
+    assert client.is_accepted(b"r", 3)[2] == [
+        "no worker that is there now serves work",
+        "no worker that is there now serves other",
+    ]
+
+
+def test_a_suspect_worker_still_counts_against_the_warning(story: Story) -> None:
+    worker = story.worker("w1")
+    worker.vanishes()
+    client = story.client()
+    client.calls(messages.Submit(b"r", [spec()]))
+    assert client.is_accepted(b"r", 1)[2] == []
+
+
+# --- refused: nothing of it is stored -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "path"),
+    [
+        ({"id": "x" * 65}, "id"),
+        ({"project": "p" * 201}, "project"),
+        ({"name": "n" * 201}, "name"),
+        ({"priority": 2_000_000}, "priority"),
+        ({"run_limit": 0.0}, "run_limit"),
+        ({"queue_limit": float("nan")}, "queue_limit"),
+        ({"retry": Retry(limit=-1)}, "retry.limit"),
+        ({"needs": ()}, "needs"),
+        ({"needs": (Variant(cpus=float("inf")),)}, "needs[0].cpus"),
+        ({"needs": (Variant(), Variant(named={"gate": -1}))}, "needs[1].named.gate"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_task(
+    story: Story, bad: dict[str, object], path: str
+) -> None:
+    story.announces(kind())
+    refused = story.client().is_refused(spec(), spec(**bad))
+    assert refused.code == "bad_task"
+    assert refused.fields["path"] == f"tasks[1].{path}"
+
+
+def test_an_unknown_kind_is_refused_with_those_that_are_known(story: Story) -> None:
+    story.announces(kind("echo"), kind("sleep"))
+    refused = story.client().is_refused(spec("echo"), spec("dance"))
+    assert (refused.code, refused.fields) == (
+        "unknown_kind",
+        {"kind": "dance", "known": "echo, sleep"},
+    )
+    assert story.broker.refused == {"unknown_kind": 1}
+
+
+def test_an_unknown_kind_before_any_worker_came(story: Story) -> None:
+    assert story.client().is_refused(spec("dance")).fields["known"] == "none"
+
+
+def test_what_cannot_be_a_kind_is_a_bad_field(story: Story) -> None:
+    refused = story.client().is_refused(spec("two words"))
+    assert (refused.code, refused.fields["path"]) == ("bad_task", "tasks[0].kind")
+
+
+@pytest.mark.parametrize(
+    ("params", "path"),
+    [
+        ({"epochs": "many"}, "epochs"),
+        ({}, "params"),
+        ({"epochs": 1, "net": {"layers": 0}}, "net.layers"),
+    ],
+)
+def test_bad_params_are_named_by_their_path(
+    story: Story, params: dict[str, object], path: str
+) -> None:
+    story.announces(TRAIN)
+    refused = story.client().is_refused(spec("train", params))
+    assert (refused.code, refused.fields["path"]) == ("bad_params", path)
+
+
+def test_params_that_are_no_msgpack_are_refused(story: Story) -> None:
+    story.announces(TRAIN)
+    broken = messages.Spec("train", NO_TEXT)
+    assert story.client().is_refused(broken).fields["path"] == "params"
+
+
+def test_params_are_refused_that_are_nested_deeper_than_the_journal_could_be_read(
+    story: Story,
+) -> None:
+    story.announces(kind())
+    client = story.client()
+    deep = messages.Spec("work", Raw(b"\x91" * 900 + b"\x00"))
+    refused = client.is_refused(deep)
+    assert (refused.code, refused.fields["path"]) == ("bad_params", "params")
+    [id] = client.submits(messages.Spec("work", Raw(b"\x91" * 300 + packed("x" * 300))))
+    assert story.replayed().tasks[id].spec.params == story.task(id).spec.params
+
+
+def test_a_broken_schema_means_that_anything_goes(story: Story) -> None:
+    story.announces(kind("a", schema="{"), kind("b", schema='{"type": 5}'))
+    client = story.client()
+    assert len(client.submits(spec("a", {"x": 1}), spec("b", [2]))) == 2
+
+
+def test_a_schema_that_fails_refuses_the_params(story: Story) -> None:
+    story.announces(kind("a", schema='{"$ref": "http://localhost/nowhere"}'))
+    refused = story.client().is_refused(spec("a", {"x": 1}))
+    assert refused.code == "bad_params"
+    assert "schema of the kind fails" in refused.fields["why"]
+
+
+def test_params_that_no_content_id_can_say_are_refused(story: Story) -> None:
+    story.announces(kind("a", content=True))
+    refused = story.client().is_refused(spec("a", {(1, 2): 3}))
+    assert refused.code == "bad_params"
+
+
+def test_oversized_params_are_refused(story: Story) -> None:
+    story.announces(kind())
+    refused = story.client().is_refused(spec(params=b"x" * (16 << 20)))
+    assert (refused.code, refused.fields["limit"]) == ("too_large", 16 << 20)
+
+
+def test_a_submission_of_too_many_is_refused(story: Story) -> None:
+    story.announces(kind())
+    with patch.object(admission, "MAX_BATCH", 2):
+        refused = story.client().is_refused(spec(), spec(), spec())
+    assert (refused.code, refused.fields["size"]) == ("too_large", 3)
+
+
+def test_too_many_parents_are_refused(story: Story) -> None:
+    story.announces(kind())
+    with patch.object(admission, "MAX_PARENTS", 1):
+        refused = story.client().is_refused(spec(), spec(), spec(after={"a": "#0", "b": "#1"}))
+    assert refused.code == "too_large"
+
+
+def test_a_full_broker_is_busy(stories: Callable[..., Story]) -> None:
+    story = stories(max_tasks=3)
+    worker = story.worker()
+    client = story.client()
+    ids = client.submits(spec(), spec())
+    refused = client.is_refused(spec(), spec())
+    assert (refused.code, refused.fields) == ("busy", {"queued": 2})
+    worker.gets(ids[0])
+    worker.ends(ids[0])
+    worker.gets(ids[1])
+    client.submits(spec(), spec())
+
+
+def test_a_refusal_stores_nothing_of_what_was_good(story: Story) -> None:
+    story.announces(kind(), TRAIN)
+    client = story.client()
+    before = len(story.journal)
+    client.is_refused(spec(), spec("train", {"epochs": 1}), spec("dance"))
+    assert len(story.journal) == before
+
+
+# --- identity -----------------------------------------------------------------------------
+
+
+def test_content_identifies_a_task(story: Story) -> None:
+    story.announces(TRAIN)
+    client = story.client()
+    [id] = client.submits(spec("train", {"epochs": 1}))
+    assert id == content_id("train", {"epochs": 1}, {}, "c1", "d1")
+    client.calls(
+        messages.Submit(b"r", [spec("train", {"epochs": 2}), spec("train", {"epochs": 1})])
+    )
+    ids, known, _ = client.is_accepted(b"r", 2)
+    assert ids[1] == id
+    assert known == [1]
+
+
+def test_equal_tasks_of_one_submission_are_one_task(story: Story) -> None:
+    story.announces(TRAIN)
+    client = story.client()
+    same = spec("train", {"epochs": 1, "net": {}}), spec("train", {"net": {}, "epochs": 1})
+    client.calls(messages.Submit(b"r", list(same)))
+    ids, known, _ = client.is_accepted(b"r", 2)
+    assert ids[0] == ids[1]
+    assert known == [1]
+    assert len(story.state.tasks) == 1
+
+
+def test_the_ids_of_parents_are_part_of_the_content(story: Story) -> None:
+    story.announces(TRAIN)
+    client = story.client()
+    ids = client.submits(
+        spec("train", {"epochs": 1}),
+        spec("train", {"epochs": 2}),
+        spec("train", {"epochs": 3}, after={"base": "#0"}),
+        spec("train", {"epochs": 3}, after={"base": "#1"}),
+    )
+    assert len(set(ids)) == 4
+    assert ids[2] == content_id("train", {"epochs": 3}, {"base": ids[0]}, "c1", "d1")
+
+
+def test_newer_code_makes_another_task(story: Story) -> None:
+    story.announces(TRAIN)
+    client = story.client()
+    first = client.submit("train", {"epochs": 1})
+    story.announces(structs.replace(TRAIN, code_version="c2"))
+    assert client.submit("train", {"epochs": 1}) != first
+
+
+def test_an_id_of_ones_own_is_kept_and_folds_equal_tasks(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    assert client.submits(spec(params={"a": 1}, id="mine")) == ["mine"]
+    client.calls(messages.Submit(b"r", [spec(params={"a": 1}, id="mine", priority=3)]))
+    assert client.is_accepted(b"r", 1)[1] == [0]
+
+
+@pytest.mark.parametrize("other", [{"params": {"a": 2}}, {"kind": "other"}, {"after": {"x": "p"}}])
+def test_an_id_that_has_other_content_is_refused(story: Story, other: dict[str, object]) -> None:
+    story.announces(kind(), kind("other"))
+    client = story.client()
+    client.submits(spec(id="p"), spec(params={"a": 1}, id="mine"))
+    changed = {"params": {"a": 1}, **other}
+    refused = client.is_refused(spec(**changed, id="mine"))
+    assert (refused.code, refused.fields) == ("duplicate_id", {"id": "mine"})
+
+
+def test_one_id_twice_in_a_submission_with_other_content_is_refused(story: Story) -> None:
+    story.announces(kind())
+    refused = story.client().is_refused(spec(params=1, id="x"), spec(params=2, id="x"))
+    assert refused.code == "duplicate_id"
+
+
+def test_params_that_cannot_be_read_equal_only_themselves(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    broken = messages.Spec("work", NO_TEXT, id="x")
+    client.submits(broken)
+    client.calls(messages.Submit(b"again", [broken]))
+    assert client.is_accepted(b"again", 1)[1] == [0]
+    other = messages.Spec("work", Raw(b"\xa1\xfe"), id="x")
+    assert client.is_refused(other).code == "duplicate_id"
+
+
+def test_a_task_of_equal_content_that_did_not_succeed_gets_a_new_run(story: Story) -> None:
+    worker = story.worker("w1", kinds=[TRAIN])
+    client = story.client()
+    once = spec("train", {"epochs": 1}, retry=Retry(limit=0))
+    [id] = client.submits(once)
+    worker.gets(id)
+    worker.fails(id)
+    story.is_(id, State.FAILED)
+    client.calls(messages.Submit(b"again", [once, once]))
+    ids, known, _ = client.is_accepted(b"again", 2)
+    assert (ids, known) == ([id, id], [1])
+    assert story.task(id).run == 2
+    worker.gets(id)
+    worker.ends(id)
+    client.calls(messages.Submit(b"once more", [once]))
+    assert client.is_accepted(b"once more", 1)[1] == [0]
+    story.is_(id, State.SUCCEEDED)
+
+
+def test_a_known_result_is_handed_to_who_collects(story: Story) -> None:
+    worker = story.worker("w1", kinds=[TRAIN])
+    client = story.client()
+    id = client.submit("train", {"epochs": 1})
+    worker.gets(id)
+    worker.ends(id, value=packed(7))
+    client.calls(messages.Submit(b"r", [spec("train", {"epochs": 1})], collect=True))
+    assert client.takes(Accepted).known == [0]
+    outcomes = client.takes(Outcomes)
+    assert outcomes.request == b""
+    assert [(one.id, one.value) for one in outcomes.items] == [(id, packed(7))]
+
+
+# --- parents ------------------------------------------------------------------------------
+
+
+def test_parents_may_come_later_in_the_same_submission(story: Story) -> None:
+    worker = story.worker("w1")
+    client = story.client()
+    ids = client.submits(spec(after={"a": "#2", "b": "#1"}), spec(after={"c": "#2"}), spec())
+    assert story.task(ids[0]).spec.after == {"a": ids[2], "b": ids[1]}
+    worker.gets(ids[2])
+    worker.ends(ids[2])
+    worker.gets(ids[1])
+    worker.ends(ids[1])
+    worker.gets(ids[0])
+
+
+def test_parents_may_be_named_by_the_ids_of_the_submission(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    ids = client.submits(spec(after={"a": "p"}), spec(id="p"))
+    assert story.task(ids[0]).spec.after == {"a": "p"}
+
+
+def test_a_parent_may_be_an_older_task(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    parent = client.submit()
+    child = client.submit(after={"a": parent})
+    story.is_(child, State.WAITING)
+
+
+@pytest.mark.parametrize("reference", ["nobody", "#7", "#x", "#", "#99999999999999999999", "#-1"])
+def test_a_missing_parent_is_named(story: Story, reference: str) -> None:
+    story.announces(kind())
+    refused = story.client().is_refused(spec(), spec(name="child", after={"a": reference}))
+    assert refused.code == "missing_parent"
+    assert refused.fields["task"] == "child"
+
+
+def test_a_task_without_a_name_is_named_by_its_place(story: Story) -> None:
+    story.announces(kind())
+    refused = story.client().is_refused(spec(after={"a": "nobody"}))
+    assert refused.fields == {"task": "tasks[0]", "parent": "nobody"}
+    assert story.client("c2").is_refused(spec(after={"a": "#3"})).fields["task"] == "tasks[0]"
+
+
+@pytest.mark.parametrize(
+    ("specs", "circle"),
+    [
+        ([spec(after={"a": "#0"})], "tasks[0] after tasks[0]"),
+        (
+            [spec(name="x", after={"a": "#1"}), spec(id="y", after={"a": "#2"}),
+             spec(after={"a": "#0"})],
+            "x after y after tasks[2] after x",
+        ),
+        ([spec(), spec(after={"a": "#2"}), spec(after={"a": "#1", "b": "#0"})],
+         "tasks[1] after tasks[2] after tasks[1]"),
+    ],
+)  # fmt: skip
+def test_a_circle_is_named(story: Story, specs: list[messages.Spec], circle: str) -> None:
+    story.announces(kind())
+    refused = story.client().is_refused(*specs)
+    assert (refused.code, refused.fields) == ("cyclic_parents", {"circle": circle})
+
+
+def test_a_diamond_is_no_circle(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    ids = client.submits(
+        spec(after={"l": "#1", "r": "#2"}), spec(after={"t": "#3"}), spec(after={"t": "#3"}), spec()
+    )
+    assert [story.task(id).state for id in ids] == [State.WAITING] * 3 + [State.QUEUED]
+
+
+def test_a_parent_that_succeeded_already_holds_nobody(story: Story) -> None:
+    worker = story.worker("w1")
+    client = story.client()
+    parent = client.submit()
+    worker.gets(parent)
+    worker.ends(parent)
+    child = client.submit(after={"a": parent})
+    worker.gets(child)
+
+
+def test_a_parent_that_failed_already_aborts_its_child(story: Story) -> None:
+    worker = story.worker("w1")
+    client = story.client()
+    parent = client.submit(retry=Retry(limit=0))
+    worker.gets(parent)
+    worker.fails(parent)
+    client.calls(messages.Submit(b"r", [spec(after={"a": parent})], collect=True))
+    [child], _, _ = client.is_accepted(b"r", 1)
+    story.is_(child, State.ABORTED)
+    assert client.is_told(child).failure.message == f"its parent a ({parent}) is failed"
+
+
+# --- what the store may have ----------------------------------------------------------------
+
+
+def test_ids_that_a_submission_may_mean_are_asked_of_the_store(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    there = client.submit()
+    call = messages.Submit(
+        b"r", [spec(after={"a": "old", "b": "#0", "c": there}), spec(id="mine"), spec()]
+    )
+    assert admission.ids_wanted(story.state, call) == ["old", "mine"]
+    again = messages.Submit(b"r", call.tasks, resend=True)
+    assert admission.ids_wanted(story.state, again) == [
+        "old", request_id(b"r", 0), "mine", request_id(b"r", 2),
+    ]  # fmt: skip
+
+
+def test_ids_by_content_are_asked_of_the_store(story: Story) -> None:
+    story.announces(kind(), TRAIN)
+    wanted = admission.content_wanted
+    train = spec("train", {"epochs": 1})
+    assert wanted(story.state, messages.Submit(b"r", [spec(), spec("dance")])) == []
+    assert wanted(story.state, messages.Submit(b"r", [train, spec("dance")])) == []
+    id = content_id("train", {"epochs": 1}, {}, "c1", "d1")
+    assert wanted(story.state, messages.Submit(b"r", [spec(), train])) == [id]
+    story.client().submits(train)
+    assert wanted(story.state, messages.Submit(b"r", [train])) == []
+
+
+# --- the catalog ----------------------------------------------------------------------------
+
+
+def test_the_catalog_is_bounded(story: Story) -> None:
+    with patch.object(catalog, "MAX_KINDS", 2):
+        story.announces(kind("a"), kind("b"), kind("c"))
+        assert sorted(story.state.catalog.entries) == ["a", "b"]
+        story.announces(kind("b", code_version="new"))
+    assert story.state.catalog.entries["b"].kind.code_version == "new"
+
+
+def test_a_kind_announced_anew_is_news_only_when_it_changed(story: Story) -> None:
+    story.announces(kind())
+    rows = len(story.journal)
+    story.announces(kind())
+    assert len(story.journal) == rows
+    story.announces(kind(needs=needs(cpus=4.0)))
+    assert len(story.journal) == rows + 1
+    id = story.client().submit()
+    assert story.task(id).klass.needs == needs(cpus=4.0)
