@@ -16,6 +16,7 @@ from broker.core.placement import refresh, verdicts
 from broker.core.queues import RequestClass
 from broker.core.state import BrokerState, TaskRecord
 from corral.errors import (
+    BadParams,
     BadTask,
     Busy,
     CorralError,
@@ -32,6 +33,9 @@ MAX_PARAMS = 16 << 20  # bytes of one task's params
 MAX_PARENTS = 10_000
 MAX_BATCH = 100_000  # tasks of one submission
 
+_FLAT = 400  # bytes: what is shorter cannot be nested too deep
+_SHELL = b"\x91" * 500  # what carries a value nests it deeper: messages, journal, the callers' stack
+_skip = msgspec.msgpack.Decoder(msgspec.Raw).decode
 _NO_PARENTS: dict[str, str] = {}  # shared by all that have none
 
 
@@ -45,8 +49,8 @@ class Planned(NamedTuple):
     reopen: bool  #: and gets a new run
 
 
-def plan(state: BrokerState, call: Submit) -> list[Planned]:
-    """What the submission makes, in its own order.
+def plan(state: BrokerState, call: Submit) -> dict[int, Planned]:
+    """What the submission makes: its tasks by their place in it, parents first.
 
     Raises:
         BadTask, BadParams, TooLarge, UnknownKind, MissingParent, CyclicParents, DuplicateId,
@@ -59,7 +63,7 @@ def plan(state: BrokerState, call: Submit) -> list[Planned]:
         raise Busy(queued=state.unfinished)
     planned: dict[int, Planned] = {}
     if len(tasks) == 1 and not tasks[0].after:
-        return [_judge(state, call, 0, planned, {})]
+        return {0: _judge(state, call, 0, planned, {})}
     if any(spec.after for spec in tasks):
         order: Iterable[int] = _parents_first(tasks)
     else:
@@ -71,7 +75,7 @@ def plan(state: BrokerState, call: Submit) -> list[Planned]:
         if twin is not None and not _same(twin.spec, one.spec):
             raise DuplicateId(id=one.id)
         planned[index] = by_id[one.id] = twin or one
-    return [planned[index] for index in range(len(tasks))]
+    return planned
 
 
 def _judge(
@@ -90,6 +94,8 @@ def _judge(
     size = memoryview(spec.params).nbytes
     if size > MAX_PARAMS:
         raise TooLarge(what=f"params of task {index}", size=size, limit=MAX_PARAMS)
+    if nested_too_deep(spec.params):
+        raise BadParams(kind=spec.kind, path="params", why="they are nested too deep")
     if _is_plain(spec):
         # A copy that shares what it can: a queued task must not hold the message it came in.
         spec = Spec(entry.kind.kind, msgspec.Raw(bytes(spec.params)), _NO_PARENTS)
@@ -105,6 +111,17 @@ def _judge(
         return _identified(state, entry.content_id(spec, params), spec, content=True)
     id = request_id(call.request, index)
     return Planned(id, spec, False, state.tasks.get(id), False)
+
+
+def nested_too_deep(packed: msgspec.Raw) -> bool:
+    """Whether a packed value fits into a message here, but not into all that would carry it."""
+    if memoryview(packed).nbytes <= _FLAT:
+        return False
+    try:
+        _skip(_SHELL + bytes(packed))
+    except RecursionError:
+        return True
+    return False
 
 
 def _is_plain(spec: Spec) -> bool:
@@ -244,7 +261,7 @@ def content_wanted(state: BrokerState, call: Submit) -> list[str]:
         planned = plan(state, call)
     except CorralError:
         return []  # the machine will say what is wrong with it
-    return [one.id for one in planned if one.content and one.existing is None]
+    return [one.id for one in planned.values() if one.content and one.existing is None]
 
 
 def warning(state: BrokerState, klass: RequestClass) -> str:
