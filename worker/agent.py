@@ -38,6 +38,7 @@ from worker.systemd import Systemd
 
 log = logging.getLogger("corral.worker")
 
+IN, OUT = int(zmq.POLLIN), int(zmq.POLLOUT)
 MEMORY_EVERY = 0.15  # seconds between looks at children with a memory limit
 CHORES_EVERY = 1.0  # seconds between looks at the guard and the status
 HARDWARE_EVERY = 10.0  # seconds between looks at the machine
@@ -118,24 +119,23 @@ class Agent:
         due = min(self._core.next_deadline(), *(at for _, at, _ in self._chores))
         if self._link.open_at is not None:
             due = min(due, self._link.open_at)
-        sources: dict[Any, Callable[[], None]] = {}
-        poll: list[tuple[Any, int]] = [(self._wakes.fileno(), zmq.POLLIN)]
-        for sock, wanted in self._link.sockets:
-            poll.append((sock, wanted))
-            sources[sock] = self._listen
+        sources: dict[Any, Callable[[], None]] = {self._wakes.fileno(): self._heed_signals}
+        poll: list[tuple[Any, int]] = [(self._wakes.fileno(), IN)]
+        if self._link.socket is not None:
+            poll += (self._link.socket, self._link.wanted), (self._link.monitor, IN)
+            sources[self._link.socket] = self._listen
+            sources[self._link.monitor] = self._watch_link
         for child in self._children.values():
             for end, outbox in child.outboxes.items():
-                wanted = (zmq.POLLIN if end is child.data else 0) | (zmq.POLLOUT if outbox else 0)
+                wanted = (IN if end is child.data else 0) | (OUT if outbox else 0)
                 if wanted:
                     poll.append((end.fileno(), wanted))
                     sources[end.fileno()] = partial(self._converse, child, end)
-            poll.append((child.ended, zmq.POLLIN))
+            poll.append((child.ended, IN))
             sources[child.ended] = partial(self._child_ended, child)
         wait = max(0.0, due - monotonic())
         for source, _ in zmq.zmq_poll(poll, int(wait * 1000) + 1):
-            if source in sources:
-                sources[source]()
-        self._heed_signals()
+            sources[source]()
         now = monotonic()
         if self._link.open_at is not None and now >= self._link.open_at:
             self._link.open(now)
@@ -157,7 +157,11 @@ class Agent:
 
     def _listen(self) -> None:
         self._link.push()
-        for event in self._link.events():
+        for event in self._link.listen():
+            self._happened(event)
+
+    def _watch_link(self) -> None:
+        for event in self._link.watch():
             self._happened(event)
 
     def _converse(self, child: Child, end: socket.socket) -> None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from math import inf
 from typing import Any, cast
 
 from msgspec import Struct, structs
@@ -87,6 +88,7 @@ from worker.pipe import Ask, Done, GiveBack, Given, Ready, Saved, Told, Want, Wo
 
 PATIENCE = 0.005  # seconds until a child is asked what it has not begun
 WARM = 60.0  # seconds an idle child is kept
+SPARE = 6  # idle children kept beside one for each slot: pipelines change between kinds
 START_LIMIT = 60.0  # seconds for a child to import its handler
 RETIRE_LIMIT = 5.0  # seconds for a child to end by itself
 ACK_LIMIT = 10.0  # seconds after a stop for the last results to be acknowledged
@@ -156,6 +158,8 @@ class Core:
         out = self._out = []
         if not self.left:
             _EVENTS[type(event)](self, event)
+        if self.stopping is not None and not self.left:
+            self._leave_when_done(self.stopping)
         return out
 
     # --- the session --------------------------------------------------------------------
@@ -285,7 +289,7 @@ class Core:
                 self._retire(child)
         if any(child.gpus & lane.gpus for child in self.children.values()):
             return None
-        if len(idle) >= self.slots:
+        if len(idle) >= self.slots + SPARE:
             self._retire(min(idle, key=lambda child: child.since))
         self._number += 1
         child = self.children[self._number] = Child(self._number, lane.purpose, self._now)
@@ -322,7 +326,9 @@ class Core:
     def _feed(self, lane: Booked) -> None:
         """Let the child have its next attempts, when it has few enough."""
         child = lane.child
-        if child is None or not child.ready or child.leaving or lane.recounting or not lane.queue:
+        if child is None or not child.ready or child.leaving or not lane.queue:
+            return
+        if lane.recounting or lane.late:
             return
         size = self.pace.chunk(lane.kind)
         room = size - len(lane.fed)
@@ -386,7 +392,7 @@ class Core:
         lane.queue.extendleft(reversed(back))
         lane.due = self._now
         if lane.fed and lane.fed[0].token == message.running:
-            lane.running, lane.began = message.running, message.began
+            lane.running, lane.began, lane.late = message.running, message.began, True
         self._settle(lane)
         self._feed(lane)
         self._see_to(lane)
@@ -564,13 +570,10 @@ class Core:
             self._settle(lane)
             self._recount(lane, {item.token for item in lane.fed} - {lane.running})
             self._see_to(lane)
-        self._leave_when_done()
 
-    def _leave_when_done(self) -> None:
-        if self.stopping is None:
-            return
+    def _leave_when_done(self, grace_ends: float) -> None:
         waits = self.lanes or (self.unacked and self.session is Session.WELCOMED)
-        if not waits or self._now >= self.stopping + ACK_LIMIT:
+        if not waits or self._now >= grace_ends + ACK_LIMIT:
             self._leave(0)
 
     def _leave(self, status: int) -> None:
@@ -612,7 +615,6 @@ class Core:
 
     def _acked(self, message: ResultAck) -> None:
         self._forget(message.seqs)
-        self._leave_when_done()
 
     def _forget(self, seqs: Iterable[int]) -> None:
         batches = [batch for seq in seqs if (batch := self.unacked.pop(seq, None)) is not None]
@@ -634,6 +636,12 @@ class Core:
             stored.sent = True
             self._send(Checkpoint(token, stored.data))
 
+    @property
+    def _unsent(self) -> bool:
+        """Whether there is a checkpoint that the broker could be given."""
+        stored = self.checkpoints.values()
+        return self.session is Session.WELCOMED and any(not one.sent for one in stored)
+
     def _save_all(self) -> None:
         self.saved_at = self._now
         for token in self.checkpoints:
@@ -643,10 +651,12 @@ class Core:
 
     def next_deadline(self) -> float:
         """The monotonic time at which a `Ticked` is due."""
+        if self.left:
+            return inf
         soon = [self.heard_at + self.lease]
         if self.session is not Session.CONNECTING:
             soon.append(self.sent_at + self.heartbeat)
-        if self.session is Session.WELCOMED and any(not s.sent for s in self.checkpoints.values()):
+        if self._unsent:
             soon.append(self.saved_at + SAVE_EVERY)
         if self.stopping is not None:
             soon.append(self.stopping + ACK_LIMIT)
@@ -661,7 +671,7 @@ class Core:
             return child.since + RETIRE_LIMIT
         if not child.ready:
             return child.since + START_LIMIT
-        return child.since + WARM if child.lane is None else float("inf")
+        return child.since + WARM if child.lane is None else inf
 
     def _due_in(self, lane: Booked) -> Iterable[float]:
         if not lane.told and not lane.recounting:
@@ -677,7 +687,7 @@ class Core:
         now = self._now
         if now >= self.heard_at + self.lease:
             self._reconnect(f"the broker was silent for {self.lease:g} s")
-        if self.session is Session.WELCOMED and now >= self.saved_at + SAVE_EVERY:
+        if self._unsent and now >= self.saved_at + SAVE_EVERY:
             self._save_all()
         began: list[Progressed] = []
         for lane in list(self.lanes.values()):
@@ -691,7 +701,6 @@ class Core:
         if self.session is not Session.CONNECTING and now >= self.sent_at + self.heartbeat:
             self.sent_at = now
             self._do(Beat())
-        self._leave_when_done()
 
     def _tick_lane(self, lane: Booked, child: Child, began: list[Progressed]) -> None:
         now = self._now

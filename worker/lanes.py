@@ -55,6 +55,7 @@ class Booked:
         "gpus",
         "kill_at",
         "kind",
+        "late",
         "memory_gb",
         "queue",
         "recalled",
@@ -89,6 +90,7 @@ class Booked:
         self.running = b""  #: its token, when it is known which one runs
         self.began = now  #: when it began; no later, when that is not known
         self.due = now  #: when the child last said or got something
+        self.late = False  #: it takes longer than was thought: nothing is fed behind it
         self.told = False  #: the broker knows that it runs
         self.asked: Want | None = None  #: it was told to stop, or to hand back
         self.softened = False  #: it was told that its limit is near

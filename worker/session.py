@@ -25,6 +25,7 @@ PAUSE, MAX_PAUSE = 0.2, 10.0  # seconds between connections; it doubles
 STEADY = 10.0  # seconds that a connection must hold for the pause to be short again
 MESSAGES = 64  # read before others have their turn
 
+_IN, _IN_OUT = int(zmq.POLLIN), int(zmq.POLLIN | zmq.POLLOUT)
 _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -53,20 +54,17 @@ class Link:
         self.endpoint = next(self._endpoints)
         self.open_at: float | None = None  #: when a new socket is due; None: there is one
         self.socket: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None
+        self.monitor: zmq.Socket[bytes] | None = None  #: tells what happens to the connection
 
     # --- sockets ------------------------------------------------------------------------
 
     @property
-    def sockets(self) -> list[tuple[zmq.Socket[bytes], int]]:
-        """What to poll, and for which events."""
-        if self.socket is None or self._monitor is None:
-            return []
-        events = zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0)
-        return [(self.socket, events), (self._monitor, zmq.POLLIN)]
+    def wanted(self) -> int:
+        """The events to poll `socket` for."""
+        return _IN_OUT if self._outbox else _IN
 
     def open(self, now: float) -> None:
-        """Make a socket and begin to connect. Nothing waits: see `events`."""
+        """Make a socket and begin to connect; `watch` says how that ends."""
         link = self._context.socket(zmq.DEALER)
         for option, value in (
             (zmq.IMMEDIATE, 1),
@@ -79,7 +77,7 @@ class Link:
             link.setsockopt(option, value)
         if self._key is not None:
             keys.secure(link, self._key)
-        self._monitor = link.get_monitor_socket(_WATCHED)
+        self.monitor = link.get_monitor_socket(_WATCHED)
         link.connect(self.endpoint)
         self.socket = link
         self._opened_at = now
@@ -98,9 +96,9 @@ class Link:
         if self.socket is not None:
             self.socket.disable_monitor()
             self.socket.close(int(linger * 1000))
-        if self._monitor is not None:
-            self._monitor.close(0)
-        self.socket = self._monitor = None
+        if self.monitor is not None:
+            self.monitor.close(0)
+        self.socket = self.monitor = None
 
     def close(self, linger: float) -> None:
         """For good; waits at most `linger` seconds for what was sent to leave."""
@@ -117,17 +115,15 @@ class Link:
 
     def push(self) -> None:
         """Send what waits for room in the socket."""
-        assert self.socket is not None
         try:
-            while self._outbox:
+            while self._outbox and self.socket is not None:
                 self.socket.send_multipart(self._outbox[0], zmq.NOBLOCK)
                 self._outbox.popleft()
         except zmq.Again:
             pass
 
-    def events(self) -> Iterator[Event]:
-        """What happened to the connection, and what the broker said."""
-        yield from self._monitored()
+    def listen(self) -> Iterator[Event]:
+        """What the broker said."""
         for _ in range(MESSAGES):
             if self.socket is None:
                 return
@@ -147,9 +143,10 @@ class Link:
         if len(self._outbox) > MAX_OUTBOX:
             yield Lost(f"the broker at {self.endpoint} takes no messages")
 
-    def _monitored(self) -> Iterator[Event]:
-        while self._monitor is not None and self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
+    def watch(self) -> Iterator[Event]:
+        """What happened to the connection."""
+        while self.monitor is not None and self.monitor.poll(0):
+            event = recv_monitor_message(self.monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 yield Connected()
             elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
