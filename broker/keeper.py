@@ -32,6 +32,8 @@ FOLD_ROWS = 500  # rows of one transaction: a pause of some milliseconds
 FOLD_BYTES = 256 << 20  # a journal longer than this is folded even under load
 FOLD_IDLE = 5.0  # seconds without an append before a fold begins by itself
 RETENTION_EVERY = 600.0  # seconds between looks for what is too old
+RETENTION_ROWS, RETENTION_FILES = 500, 20  # deleted at once: a pause of some milliseconds
+ORPHAN_AGE = 3600.0  # seconds before a result that nobody names is deleted
 
 
 class Keeper:
@@ -44,7 +46,7 @@ class Keeper:
         self.journal_bytes = 0
         self.tables = False  #: whether the tables may hold a task that memory does not
         self._pass: list[str] = []  #: ids that the running pass has still to fold
-        self._pass_lsn = 0
+        self._pass_lsn = self._pass_bytes = 0
         self._folding = False
         self._appended = 0.0
         self._retention = 0.0
@@ -53,6 +55,7 @@ class Keeper:
 
     def load(self) -> BrokerState:
         """The state as of the last committed row: tables first, then the journal over them."""
+        self.journal_bytes, self._folding, self._pass = 0, False, []
         state = BrokerState(self.settings)
         for built_in in (echo, sleep):
             state.catalog.announce(built_in.announce())
@@ -148,12 +151,13 @@ class Keeper:
         if self._fold_due(state, now):
             self._folding = True
             self._pass = list(state.dirty)
-            self._pass_lsn = self.lsn
+            self._pass_lsn, self._pass_bytes = self.lsn, self.journal_bytes
             state.dirty.clear()
             return True
         if now >= self._retention:
+            if self._retain(state, now):
+                return True
             self._retention = now + RETENTION_EVERY
-            self._retain(state, now)
         return False
 
     def _fold_due(self, state: BrokerState, now: float) -> bool:
@@ -173,7 +177,7 @@ class Keeper:
             # Rows of this pass hold everything up to its beginning, so that much may go.
             document = encode_kept(state.kept(self.lsn))
             self.store.fold(self.store.epoch, rows, state=document, trim_to=self._pass_lsn)
-            self.journal_bytes = 0
+            self.journal_bytes -= self._pass_bytes
             self._folding = False
             self._let_go(state)
         self._pass = rest
@@ -211,11 +215,11 @@ class Keeper:
         for task in leaving:
             state.forget(task)
 
-    def _retain(self, state: BrokerState, now: float) -> None:
-        """Delete ended tasks, and results that nobody names, once they are too old."""
+    def _retain(self, state: BrokerState, now: float) -> bool:
+        """Delete some ended tasks, and results that nobody names, that are too old. True: more."""
         oldest = now - self.settings.retention
-        gone = []
-        for id in self.store.expired(oldest):
+        gone: list[str] = []
+        for id in self.store.expired(oldest, RETENTION_ROWS):
             task = state.tasks.get(id)
             if task is None:
                 gone.append(id)
@@ -226,12 +230,14 @@ class Keeper:
         if gone:
             self.store.fold(self.store.epoch, deletes=gone)
         held = {blob for t in state.tasks.values() for blob in (t.blob, t.checkpoint) if blob}
-        self.store.sweep(held, older_than=3600.0)
+        swept = self.store.sweep(held, older_than=ORPHAN_AGE, limit=RETENTION_FILES)
+        return len(gone) == RETENTION_ROWS or swept == RETENTION_FILES
 
     def finish(self, state: BrokerState) -> None:
         """Fold everything, so that the next start is quick."""
         if not self._folding:
             self._pass, self._pass_lsn = list(state.dirty), self.lsn
+            self._pass_bytes = self.journal_bytes
             state.dirty.clear()
             self._folding = self.journal_bytes > 0
         while self._folding:

@@ -53,6 +53,7 @@ from corral.wire import Called, Extended, Inbound, Malformed, Replied
 
 MAX_TURN = 2000  # messages of one turn
 MAX_TURN_SECONDS = 0.02
+FULL_PAUSE = 5.0  # seconds before a fold is tried again that found the disk full
 NOBLOCK = int(zmq.NOBLOCK)
 NOTHING: dict[bytes, str] = {}
 log = logging.getLogger("corral.broker")
@@ -87,7 +88,7 @@ class Server:
         self.watches = Watches(store, self.outbox)
         self.queries = Queries(self)
         self.running = True
-        self._was_full = False
+        self._tend_again = 0.0
         self._replies: list[Effect] = []  #: answers that go out after the turn's commit
         self._held: list[tuple[bytes, Inbound, str]] = []  #: results the disk did not take yet
         self._renewed = 0.0
@@ -356,13 +357,14 @@ class Server:
             for peer, message, who in held:
                 self._one(peer, message, who, now, effects)
             self._perform(effects, now)
+        if now < self._tend_again:
+            return
         try:
             if self.keeper.tend(self.state, now):
                 self.events.append(Turn())  # more is due: come back without waiting
         except StoreFull as error:
-            if not self._was_full:
-                log.warning("%s", error)
-        self._was_full = self.store.full
+            log.warning("%s", error)
+            self._tend_again = now + FULL_PAUSE
 
     # --- peers ----------------------------------------------------------------------------------
 
