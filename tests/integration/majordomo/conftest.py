@@ -14,6 +14,7 @@ broker:
   heartbeat: 0.5
   suspect_after: 2.0
   unavailable_after: 4.0
+  adoption_window: 3.0
 """
 
 
