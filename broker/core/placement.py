@@ -293,10 +293,26 @@ class Round:
         self.state = state
         self.now = now
         self.assign = assign
-        self.reservations: dict[str, Reservation] = {}  #: worker -> first reservation
+        self._reservations: dict[str, Reservation] = {}
+        self._unreserved: list[tuple[RequestClass, TaskRecord]] = []  #: blocked since
         self.blocked: list[RequestClass] = []
         self.heap: list[tuple[int, float, int, Lane]] = []
         self.again: float | None = None  #: when waiting for a GPU ends for somebody
+
+    @property
+    def reservations(self) -> dict[str, Reservation]:
+        """Worker -> the first class it is reserved for. Made when somebody could use a worker:
+        in a full fleet nobody can, and looking for the worker that frees first is dear."""
+        pending, self._unreserved = self._unreserved, []
+        for klass, task in pending:
+            for variant in range(len(klass.needs)):
+                if variant and klass.wants_gpu:
+                    break  # it waits for a GPU: nothing else is kept free for it
+                reservation = reserve(klass, variant, task, self.state, self.now)
+                if reservation is not None:
+                    self._reservations.setdefault(reservation.worker.name, reservation)
+                    break
+        return self._reservations
 
     def run(self) -> None:
         """Place everything that can be placed now."""
@@ -348,7 +364,8 @@ class Round:
         candidates = klass.fit[variant]
         if not candidates:
             return None
-        if self.reservations:
+        reservations = self.reservations
+        if reservations:
             allowed = [w for w in candidates.values() if self._allowed(w, klass, variant)]
         else:
             allowed = list(candidates.values())
@@ -358,7 +375,7 @@ class Round:
         return max(allowed, key=lambda worker: score(klass, variant, worker))
 
     def _allowed(self, worker: Worker, klass: RequestClass, variant: int) -> bool:
-        reservation = self.reservations.get(worker.name)
+        reservation = self._reservations.get(worker.name)
         return reservation is None or reservation.admits(klass, variant, self.now)
 
     def _may_fall_back(self, klass: RequestClass, variant: int, task: TaskRecord) -> bool:
@@ -388,10 +405,11 @@ class Round:
 
     def _start(self, lane: Lane, variant: int, worker: Worker, task: TaskRecord) -> None:
         klass = lane.klass
-        klass.reserved = None
+        if klass.reserved is not None and klass.reserved[0] == worker.name:
+            klass.reserved = None  # it has what was kept for it
         amount = klass.amounts[variant]
         gpus = self.state.ledger.free_gpus(worker, amount)[: amount.gpus] if amount.gpus else []
-        beside = self.reservations.get(worker.name)
+        beside = self._reservations.get(worker.name)
         if beside is not None:
             beside.place_beside(klass, variant)
         depth = self._depth(klass, variant) if worker.native else 1
@@ -462,12 +480,4 @@ class Round:
         klass = lane.klass
         if klass not in self.blocked:
             self.blocked.append(klass)
-        if not self.heap:
-            return  # nothing comes after it
-        for variant in range(len(klass.needs)):
-            if variant and klass.wants_gpu:
-                break  # it waits for a GPU: nothing else is kept free for it
-            reservation = reserve(klass, variant, lane.head(), self.state, self.now)
-            if reservation is not None:
-                self.reservations.setdefault(reservation.worker.name, reservation)
-                break
+        self._unreserved.append((klass, lane.head()))
