@@ -166,7 +166,6 @@ class Queue:
         project.queued += 1
         if not klass.size:
             self.active[klass.key] = klass
-            self.classes[klass.key] = klass
         klass.size += 1
         self.size += 1
         self.changed = True

@@ -192,7 +192,7 @@ class BrokerState:
         spec = task.spec
         if spec.needs is None and not spec.caches and task.memory_gb is None:
             klass = self._default_class.get(spec.kind)
-            if klass is None:
+            if klass is None or self.queue.classes.get(klass.key) is not klass:
                 klass = self._class_of(task)
                 self._default_class[spec.kind] = klass
         else:
