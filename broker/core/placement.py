@@ -115,7 +115,7 @@ def _load(worker: Worker) -> float:
     )
 
 
-def _best_fit(klass: RequestClass, variant: int, worker: Worker) -> tuple[float, ...]:
+def _best_fit(klass: RequestClass, variant: int, worker: Worker) -> Cost:
     """The worker with the least left over; one with GPUs only when the task wants them."""
     amount = klass.amounts[variant]
     left = 0.0
@@ -124,28 +124,32 @@ def _best_fit(klass: RequestClass, variant: int, worker: Worker) -> tuple[float,
     if worker.memory:
         left += (worker.memory - worker.memory_used - amount.memory) / worker.memory
     left += (worker.slots - worker.slots_used - 1) / (worker.slots or 1)
-    return (_gpu_manners(klass, variant, worker), -left, -worker.last_used)
+    return (_gpu_manners(klass, variant, worker), left, worker.last_used, worker.name)
 
 
-def _least_loaded(klass: RequestClass, variant: int, worker: Worker) -> tuple[float, ...]:
-    return (_gpu_manners(klass, variant, worker), -_load(worker), -worker.last_used)
+def _least_loaded(klass: RequestClass, variant: int, worker: Worker) -> Cost:
+    return (_gpu_manners(klass, variant, worker), _load(worker), worker.last_used, worker.name)
 
 
-def _round_robin(klass: RequestClass, variant: int, worker: Worker) -> tuple[float, ...]:
-    return (_gpu_manners(klass, variant, worker), -worker.last_used)
+def _round_robin(klass: RequestClass, variant: int, worker: Worker) -> Cost:
+    return (_gpu_manners(klass, variant, worker), worker.last_used, worker.name)
 
 
-def _affinity(klass: RequestClass, variant: int, worker: Worker) -> tuple[float, ...]:
+def _affinity(klass: RequestClass, variant: int, worker: Worker) -> Cost:
+    """The worker that holds most of the data; among equals, the least loaded."""
     held = len(klass.caches & worker.caches)
-    return (_gpu_manners(klass, variant, worker), held, -_load(worker), -worker.last_used)
+    return (
+        _gpu_manners(klass, variant, worker), -held, _load(worker), worker.last_used, worker.name
+    )  # fmt: skip
 
 
 def _gpu_manners(klass: RequestClass, variant: int, worker: Worker) -> float:
     """Keep machines with GPUs free of work that wants none, while others will do."""
-    return -1.0 if worker.gpus and not klass.amounts[variant].gpus else 0.0
+    return 1.0 if worker.gpus and not klass.amounts[variant].gpus else 0.0
 
 
-Score = Callable[[RequestClass, int, Worker], tuple[float, ...]]
+Cost = tuple[float | str, ...]  #: less is better; the name is last, so that no two are equal
+Score = Callable[[RequestClass, int, Worker], Cost]
 STRATEGIES: dict[str, Score] = {
     "resource_aware": _best_fit,
     "least_loaded": _least_loaded,
@@ -177,9 +181,9 @@ class Reservation:
         self.slots = self.cpus = self.memory = 0  #: what it will leave beside it
 
     @property
-    def rank(self) -> tuple[float, float]:
+    def rank(self) -> tuple[float, float, str]:
         """Sooner is better; among equals, the emptier machine."""
-        return (self.at, _load(self.worker))
+        return (self.at, _load(self.worker), self.worker.name)
 
     def admits(self, klass: RequestClass, variant: int, now: float) -> bool:
         """Whether a later task may use the reserved worker: it ends before, or fits beside."""
@@ -372,7 +376,7 @@ class Round:
         if len(allowed) <= 1:
             return allowed[0] if allowed else None
         score = score_of(klass, self.state)
-        return max(allowed, key=lambda worker: score(klass, variant, worker))
+        return min(allowed, key=lambda worker: score(klass, variant, worker))
 
     def _allowed(self, worker: Worker, klass: RequestClass, variant: int) -> bool:
         reservation = self._reservations.get(worker.name)
