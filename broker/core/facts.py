@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from corral.messages import NIL, AttemptView, Kind, Raw, Step
-from corral.tasks import Cause, Failure, Spec, State
+from corral.tasks import Cause, Failure, Spec, State, Variant
 
 
 class Accepted(Struct, frozen=True, array_like=True, tag=0, gc=False):
@@ -35,6 +35,7 @@ class Assigned(Struct, frozen=True, array_like=True, tag=1):
     worker: str
     booking: int
     variant: int
+    need: Variant  #: what is booked; the task's kind may ask for something else by now
     gpus: list[str]
     prefix: bytes
     first: int
@@ -115,6 +116,7 @@ class OpenAttempt(Struct, frozen=True, array_like=True):
     worker: str
     booking: int
     variant: int
+    need: Variant
     gpus: list[str]
     current: bool
     decision: str = ""

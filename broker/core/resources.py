@@ -41,9 +41,10 @@ class Admission(StrEnum):
 class Amount:
     """What one attempt of a variant takes, in whole units."""
 
-    __slots__ = ("cpus", "gpu_memory", "gpus", "memory", "named")
+    __slots__ = ("cpus", "gpu_memory", "gpus", "memory", "named", "need")
 
     def __init__(self, variant: Variant) -> None:
+        self.need = variant
         self.cpus = round(variant.cpus * MILLI)
         self.memory = round(variant.memory_gb * MIB)
         self.gpus = variant.gpus

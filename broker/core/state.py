@@ -28,7 +28,7 @@ from broker.core.facts import (
     Saved,
 )
 from broker.core.queues import Lane, Queue, RequestClass
-from broker.core.resources import Admission, Booking, Ledger, Worker
+from broker.core.resources import Admission, Amount, Booking, Ledger, Worker
 from corral.messages import NIL, AttemptView, Raw, Step
 from corral.settings import BrokerSettings
 from corral.tasks import DEFAULT_NEEDS, TERMINAL, Cause, Failure, Needs, Spec, State, Variant, after
@@ -218,7 +218,7 @@ class BrokerState:
 
     def _assign(self, fact: Assigned, index: int) -> None:
         task = self.tasks[fact.ids[index]]
-        booking = self._booking(fact, task)
+        booking = self._booking(fact)
         token = fact.prefix + (fact.first + index).to_bytes(8, "big")
         task.made += 1
         attempt = Attempt(token, task.made, fact.at, task, booking, fact.decision)
@@ -232,14 +232,11 @@ class BrokerState:
         if task.story is not None or task.made > 1:
             self._tell(task, Cause.ASSIGN, fact.at, fact.decision, fact.worker)
 
-    def _booking(self, fact: Assigned, task: TaskRecord) -> Booking:
+    def _booking(self, fact: Assigned) -> Booking:
         booking = self.ledger.bookings.get(fact.booking)
         if booking is None:
             worker = self.worker(fact.worker, fact.at)
-            klass = task.klass
-            booking = Booking(
-                fact.booking, worker, fact.variant, klass.amounts[fact.variant], fact.gpus
-            )
+            booking = Booking(fact.booking, worker, fact.variant, Amount(fact.need), fact.gpus)
             self.booking = max(self.booking, fact.booking)
             self.take(booking)
         return booking
@@ -440,6 +437,7 @@ class BrokerState:
                     worker=a.booking.worker.name,
                     booking=a.booking.number,
                     variant=a.booking.variant,
+                    need=a.booking.amount.need,
                     gpus=a.booking.gpus,
                     current=not a.revoked,
                     decision=a.decision,
@@ -472,13 +470,14 @@ class BrokerState:
                 open.worker,
                 open.booking,
                 open.variant,
+                open.need,
                 open.gpus,
                 b"",
                 0,
                 [],
                 open.decision,
             )
-            booking = self._booking(fact, task)
+            booking = self._booking(fact)
             attempt = Attempt(open.token, open.number, open.at, task, booking, open.decision)
             attempt.revoked = not open.current
             booking.open += 1

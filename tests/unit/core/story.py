@@ -557,7 +557,7 @@ def snapshot(state: BrokerState) -> dict[str, Any]:
             for lane in state.queue.lanes()
         },
         "bookings": {
-            one.number: (one.worker.name, one.variant, one.gpus, one.open, one.amount.named)
+            one.number: (one.worker.name, one.variant, one.gpus, one.open, one.amount.need)
             for one in state.ledger.bookings.values()
         },
         "used": {
@@ -581,9 +581,11 @@ def _standing(lane: Lane) -> list[str]:
 
 
 def unordered(shot: dict[str, Any]) -> dict[str, Any]:
-    """The same without the order inside lanes, which records do not keep."""
-    lanes = {key: sorted(ids) for key, ids in shot["lanes"].items()}
-    return {**shot, "lanes": lanes}
+    """The same without order and class of what is queued, which records do not keep.
+
+    A task that names no needs of its own asks, after a restart, for what its kind announces then.
+    """
+    return {**shot, "lanes": sorted(id for ids in shot["lanes"].values() for id in ids)}
 
 
 def kind(name: str = "work", needs: Needs = (), **fields: Any) -> Kind:

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from broker.core.queues import Queue
 from corral import messages
-from corral.tasks import State, needs
+from corral.tasks import State, Variant, needs
 from tests.unit.core.story import Client, Native, Story, kind, spec
 
 
@@ -134,11 +134,25 @@ def test_an_announcement_with_other_needs_leaves_older_tasks_as_they_were(story:
     story.announces(kind(needs=needs(cpus=2.0)))
     client = story.client()
     old = client.submit()
-    story.announces(kind(needs=needs(cpus=6.0)))
+    later = kind(needs=needs(cpus=6.0))
+    story.announces(later)
     new = client.submit()
-    worker = story.worker("w1", cpus=8.0, slots=2)
+    worker = story.worker("w1", cpus=8.0, slots=2, kinds=[later])
     worker.gets(old, new)
     assert worker.record.cpus_used == 8000
+
+
+def test_what_is_booked_does_not_change_when_a_kind_announces_fewer_variants(story: Story) -> None:
+    either = kind(needs=(Variant(gpus=1), Variant(cpus=3.0)))
+    worker = story.worker("w1", kinds=[either])
+    client = story.client()
+    id = client.submit()
+    worker.gets(id)
+    story.announces(kind(needs=needs(cpus=1.0)))
+    story.restart(story.restored())
+    assert story.state.workers["w1"].cpus_used == 3000
+    assert worker.returns(worker.token(id)).adopted == [worker.token(id)]
+    worker.ends(id)
 
 
 # --- the queue's bounds -------------------------------------------------------------------
