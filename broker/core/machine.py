@@ -494,6 +494,7 @@ class Broker:
                 worker.name,
                 number,
                 placed.variant,
+                placed.tasks[0].klass.needs[placed.variant],
                 placed.gpus,
                 self.prefix,
                 first,
@@ -516,7 +517,6 @@ class Broker:
         for task in placed.tasks:
             attempt = task.attempt
             assert attempt is not None
-                placed.tasks[0].klass.needs[placed.variant],
             append(AssignTask(peer, dialect, native, attempt.token, task.id, number))
         if not native:
             token = placed.tasks[0].attempt.token  # type: ignore[union-attr]  # just assigned
