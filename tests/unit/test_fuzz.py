@@ -16,6 +16,7 @@ import pytest
 
 from broker.core.effects import AssignTask, Effect, ReplyPlain, ReplyToClient
 from broker.core.events import Heard, PeerLost, Turn
+from broker.core.explain import explain
 from broker.core.machine import Broker
 from corral import messages, wire
 from corral.messages import Accepted, Answer, Document, Ended, Finished, Kind, Outcomes, Refused
@@ -174,6 +175,9 @@ def test_the_core_stands_20_000_messages_while_a_canary_is_answered(seed: int) -
             core.broker.handle(PeerLost(source.choice(peers)), core.now)
         if number % 50 == 0:
             core.hear(CANARY, wire.heartbeat())
+            live = [task for task in core.broker.state.tasks.values() if task.live]
+            for task in source.sample(live, min(2, len(live))):
+                assert explain(core.broker.state, task.id, core.now).id == task.id
         if number % 500 == 0:
             core.canary(number)
             core.broker.check()

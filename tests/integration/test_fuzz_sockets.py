@@ -1,0 +1,170 @@
+"""Malformed and hostile messages over real sockets, while a canary task is answered all the time.
+
+The same messages as in tests/unit/test_fuzz.py, here to a broker process with its store, its
+sockets and a real worker.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from corral import Client
+from corral.messages import BrokerView
+from tests.evidence import Evidence
+from tests.support.daemon import BrokerDaemon, environment
+from tests.support.malformed import malformed
+
+MESSAGES = 5_000
+PEERS = 30
+MIB = 1 << 20
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[BrokerDaemon]:
+    with BrokerDaemon(tmp_path / "broker") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def worker(broker: BrokerDaemon, tmp_path: Path) -> Iterator[None]:
+    command = [
+        str(Path(sys.executable).with_name("corral-worker")), "--broker", broker.endpoint,
+        "--name", "canary", "--slots", "1", "--data", str(tmp_path / "worker"),
+    ]  # fmt: skip
+    with (tmp_path / "worker.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+    yield
+    process.terminate()
+    process.wait(60)
+
+
+class Canary(threading.Thread):
+    """Submits one task after the other and waits for each result."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        self._endpoint = endpoint
+        self.stopping = threading.Event()
+        self.sung = 0
+        self.slowest = 0.0
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with Client(self._endpoint) as client:
+                while not self.stopping.is_set():
+                    began = time.monotonic()
+                    assert client.submit("echo", note=self.sung).result(timeout=30) == {
+                        "note": self.sung
+                    }
+                    self.slowest = max(self.slowest, time.monotonic() - began)
+                    self.sung += 1
+                    time.sleep(0.005)
+        except BaseException as problem:  # told to the test
+            self.problem = problem
+
+    def wait_for(self, songs: int, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while self.sung < songs:
+            if self.problem is not None:
+                raise self.problem
+            assert time.monotonic() < deadline, f"the canary sang {self.sung} times"
+            time.sleep(0.02)
+
+
+class Crowd:
+    """Peers of every kind of socket that send what they are given and read what they get."""
+
+    def __init__(self, endpoint: str, source: random.Random) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._endpoint = endpoint
+        self._source = source
+        self._peers = [self._connected() for _ in range(PEERS)]
+
+    def _connected(self) -> zmq.Socket[bytes]:
+        peer = self._context.socket(zmq.DEALER)
+        peer.linger = 0
+        if self._source.random() < 0.2:  # an id of its own choice, that others may choose as well
+            peer.setsockopt(zmq.ROUTING_ID, self._source.choice((b"\x00\x01", b"w", b"x" * 255)))
+        peer.connect(self._endpoint)
+        return peer
+
+    def send(self, frames: list[bytes]) -> None:
+        place = self._source.randrange(PEERS)
+        if self._source.random() < 0.01:
+            self._peers[place].close()
+            self._peers[place] = self._connected()
+        peer = self._peers[place]
+        if peer.poll(1000, zmq.POLLOUT):
+            peer.send_multipart(frames or [b""])
+        while peer.poll(0):
+            peer.recv_multipart()
+
+    def close(self) -> None:
+        for peer in self._peers:
+            peer.close()
+        self._context.term()
+
+
+def _junk(endpoint: str, source: random.Random) -> None:
+    """A TCP connection that does not even speak ZMTP."""
+    host, _, port = endpoint.removeprefix("tcp://").partition(":")
+    hello = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00NULL"  # ZMTP 3.0's greeting begins so
+    said = (b"GET / HTTP/1.1\r\n\r\n", source.randbytes(200), b"", hello, hello + b"\xff" * 99)
+    with socket.create_connection((host, int(port)), 5) as raw:
+        raw.sendall(source.choice(said))
+
+
+def test_5_000_malformed_messages_beside_a_canary(
+    broker: BrokerDaemon, worker: None, evidence: Evidence
+) -> None:
+    source = random.Random(5_000)
+    canary, crowd = Canary(broker.endpoint), Crowd(broker.endpoint, source)
+    canary.start()
+    canary.wait_for(5)
+    for number, frames in enumerate(itertools.islice(malformed(5_000), MESSAGES)):
+        crowd.send(frames)
+        if number % 50 == 0:
+            _junk(broker.endpoint, source)
+        if number % 500 == 0:
+            canary.wait_for(canary.sung + 2)
+        if number == MESSAGES // 5:
+            warm = broker.memory()
+    canary.wait_for(canary.sung + 20)
+    grown = broker.memory() - warm
+    canary.stopping.set()
+    canary.join(60)
+    crowd.close()
+    assert canary.problem is None
+    view = _status(broker)
+    assert len(view.refused) >= 12
+    assert sum(view.refused.values()) > MESSAGES // 2
+    assert "Traceback" not in broker.log
+    assert grown < 32 * MIB, f"{grown / MIB:.0f} MiB for {MESSAGES * 4 // 5} messages"
+    assert canary.slowest < 5.0
+    evidence.record(
+        "malformed messages over sockets",
+        messages=MESSAGES,
+        canaries=canary.sung,
+        slowest_canary_s=canary.slowest,
+        grown_mib=grown / MIB,
+    )
+    broker.stop()
+    fsck = [sys.executable, "-m", "broker", "fsck", "--data", str(broker.data)]
+    assert subprocess.run(fsck, env=environment()).returncode == 0
+
+
+def _status(broker: BrokerDaemon) -> BrokerView:
+    with Client(broker.endpoint) as client:
+        return client.status()
