@@ -1,34 +1,122 @@
-"""`corral pipeline run|submit|show`: a file becomes a graph of tasks, and the graph a report.
+"""`corral pipeline`: run, submit, show. A file becomes a graph of tasks, and the graph a report.
 
 What the file may say and what the report shows is `corral.research`'s; it is imported when a
-command runs, so that help stays quick.
+command runs, so that the command line stands beside it and does not wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from corral.cli.processes import LocalFleet, free_endpoint
-from corral.client import Client
-from corral.client.handles import Handle
-from corral.messages import TaskView
-from corral.tasks import TERMINAL, State, Task
+from corral.cli.options import broker_options, connect, connected
+from corral.cli.output import Output, console, table, talk
+from corral.errors import NotFound
 
-REDRAW = 0.1  # seconds between two pictures of the tree
+if TYPE_CHECKING:
+    from corral.client import Client, Handle, Outcome
+    from corral.messages import TaskView
+    from corral.tasks import Task
+
+SHOWN_ROWS = 15  # of the leaderboard
+SHOWN_FAILURES = 10
+
+
+@click.group()
+def pipeline() -> None:
+    """Run a graph of research tasks from a file.
+
+    FILE is a YAML file, or the name of a pipeline that comes with Corral, such as `demo`.
+    """
+
+
+@pipeline.command()
+@click.argument("source", metavar="FILE")
+@click.option("--local", is_flag=True, help="Start a private broker and two workers for this run.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=Path(".corral"), show_default=True,
+    help="Their folder; a second run finds the results of the first.",
+)  # fmt: skip
+@click.option(
+    "--report", type=click.Path(path_type=Path),
+    help="Where the report goes. Default: report.html, in --data when --local.",
+)  # fmt: skip
+@broker_options
+def run(
+    source: str,
+    local: bool,
+    data: Path,
+    report: Path | None,
+    broker: str | None,
+    key: str | None,
+) -> int:
+    """Submit a pipeline, follow it, show the leaderboard, and write its report.
+
+    Work that was done before is not done again. Ends with 1 when a task did not succeed.
+    """
+    from corral.cli.root import DETACHED
+
+    pipelines = importlib.import_module("corral.research.pipeline")
+    graph = pipelines.load(source)
+    path = report or (data if local else Path()) / "report.html"
+    try:
+        with _client(local, data, broker, key) as client:
+            return _run(client, source, graph, path)
+    except KeyboardInterrupt:
+        if local:
+            talk("\nStopped; what was done is kept. Type the same command to go on.")
+        else:
+            talk(f"\nDetached; {graph.name} goes on. See it: corral pipeline show {graph.name}")
+        return DETACHED
+
+
+@pipeline.command()
+@click.argument("source", metavar="FILE")
+@connected
+def submit(client: Client, out: Output, source: str) -> None:
+    """Submit a pipeline and leave. Prints the ids of its tasks."""
+    from corral.cli.follow import print_submitted
+
+    pipelines = importlib.import_module("corral.research.pipeline")
+    graph = pipelines.load(source)
+    handles = client.submit_many(tasks_of(pipelines.expand(graph), graph.name), batch=None)
+    print_submitted(out, handles, one=False)
+    talk(f"See how it goes: corral pipeline show {graph.name}")
+
+
+@pipeline.command()
+@click.argument("name")
+@connected
+def show(client: Client, out: Output, name: str) -> None:
+    """Show the tasks of the pipeline called NAME, newest first."""
+    from corral.cli.board import Board
+    from corral.cli.views import task_columns
+    from corral.client.engine import shown_as_update
+
+    found = client.tasks(project=name, limit=1_000_000)
+    if not found:
+        raise NotFound(noun="task", name=f"of a pipeline called {name}")
+    if not out.for_people:
+        out.listing(found, task_columns(), lambda one: one.id)
+        return
+    board = Board([one.id for one in found], [one.name or one.id for one in found])
+    for one in found:
+        board.take(shown_as_update(one))
+    console().print(board.tree())
 
 
 def tasks_of(planned: Sequence[Any], project: str) -> list[Task]:
     """Planned tasks as one submission; parents by their place in it."""
+    from corral.tasks import Task
+
     place = {one.name: index for index, one in enumerate(planned)}
     return [
         Task(
@@ -44,68 +132,66 @@ def tasks_of(planned: Sequence[Any], project: str) -> list[Task]:
 
 
 @contextlib.contextmanager
-def broker_for(local: bool, data: Path, endpoint: str | None) -> Iterator[str | None]:
-    """The endpoint to use: the configured one, or a private broker's for the length of the run."""
+def _client(local: bool, data: Path, broker: str | None, key: str | None) -> Iterator[Client]:
+    """A client of the configured broker, or of a private one for the length of the run."""
     if not local:
-        yield endpoint
+        with connect(broker, key) as client:
+            yield client
         return
-    click.echo("starting a private broker and two workers ...", err=True)
-    with LocalFleet(data, free_endpoint()) as fleet:
-        yield fleet.endpoint
+    from corral.cli.processes import LocalFleet, free_endpoint
+
+    talk("starting a private broker and two workers ...")
+    with LocalFleet(data, free_endpoint()) as fleet, connect(fleet.endpoint, "") as client:
+        yield client
 
 
-def run(
-    source: str, local: bool, data: Path, report: Path, endpoint: str | None, key: str | None
-) -> int:
-    """Submit a pipeline, follow it, and write its report. Returns the exit status."""
+def _run(client: Client, source: str, graph: Any, path: Path) -> int:
+    """Submit, follow, report; returns the exit status."""
+    from corral.cli.board import follow
+    from corral.tasks import State
+
     pipelines = importlib.import_module("corral.research.pipeline")
-    pipeline = pipelines.load(source)
-    planned = pipelines.expand(pipeline)
+    planned = pipelines.expand(graph)
     began = time.monotonic()
-    with broker_for(local, data, endpoint) as address, Client(address, key=key) as client:
-        tasks = tasks_of(planned, pipeline.name)
-        handles = client.submit_many(tasks, batch=len(tasks))
-        reused = sum(handle.known for handle in handles)
-        click.echo(
-            f"{pipeline.name}: {len(tasks)} tasks submitted, {reused} of them known already", err=True
-        )
-        follow(client, handles, [one.name for one in planned])
-        outcomes = {handle.id: outcome for handle, outcome in client.results(handles)}
-        views = client.show([handle.id for handle in handles])
+    handles = client.submit_many(tasks_of(planned, graph.name), batch=None)
+    reused = sum(handle.known for handle in handles)
+    talk(f"{graph.name}: {len(handles)} tasks submitted, {reused} of them known already")
+    follow(client, [handle.id for handle in handles], [one.name for one in planned])
+    outcomes = {handle.id: outcome for handle, outcome in client.results(handles)}
+    views = client.show([handle.id for handle in handles])
     seconds = time.monotonic() - began
-    _write_report(pipelines, source, pipeline, planned, handles, outcomes, views, report)
+    _report(source, graph, planned, handles, outcomes, views, path)
     counts = Counter(view.state.value for view in views)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    click.echo(f"{told} in {seconds:.1f} s, {reused} reused; report: {report}", err=True)
+    talk(f"{told} in {seconds:.1f} s, {reused} reused; report: {path}")
     failed = [view for view in views if view.state is not State.SUCCEEDED]
-    for view in failed[:10]:
-        why = view.failure.message if view.failure else ""
-        click.echo(f"{view.state} {view.name} ({view.id}): {why}", err=True)
-        click.echo(f"  corral task explain {view.id}", err=True)
+    for view in failed[:SHOWN_FAILURES]:
+        why = f": {view.failure.message}" if view.failure else ""
+        talk(f"{view.state.value} {view.name}{why}")
+        talk(f"  corral task show {view.id}")
     return 1 if failed else 0
 
 
-def _write_report(
-    pipelines: Any,
+def _report(
     source: str,
-    pipeline: Any,
+    graph: Any,
     planned: Sequence[Any],
     handles: Sequence[Handle],
-    outcomes: dict[str, Any],
+    outcomes: dict[str, Outcome],
     views: Sequence[TaskView],
     path: Path,
 ) -> None:
+    """Print the leaderboard and write the page."""
     reports = importlib.import_module("corral.research.report")
     results = []
     for one, handle in zip(planned, handles, strict=True):
         outcome = outcomes[handle.id]
-        ok = outcome.state is State.SUCCEEDED
         results.append(
             reports.Outcome(
                 name=one.name,
                 kind=one.kind,
                 state=outcome.state.value,
-                result=outcome.value if ok else None,
+                result=outcome.value,
                 why=outcome.failure.message if outcome.failure else "",
             )
         )
@@ -123,125 +209,28 @@ def _write_report(
         for attempt in view.attempts
         if attempt.ended is not None
     ]
-    print_leaderboard(reports.leaderboard(results))
-    known = pipelines.shipped().get(source)
-    text = (known or Path(source)).read_text()
+    _print_leaderboard(reports.leaderboard(results))
+    pipelines = importlib.import_module("corral.research.pipeline")
+    text = pipelines.shipped().get(source, Path(source)).read_text(encoding="utf-8")
     generated = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(reports.render_report(pipeline.name, results, spans, text, generated))
+    page = reports.render_report(graph.name, results, spans, text, generated)
+    path.write_text(page, encoding="utf-8")
 
 
-def print_leaderboard(rows: Sequence[Any], most: int = 15) -> None:
+def _print_leaderboard(rows: Sequence[Any]) -> None:
     """The best backtests, as a table on stdout."""
-    from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title="leaderboard: Sharpe after costs, out of sample")
-    columns = ("symbol", "target", "family", "score", "baseline", "sharpe", "hold_sharpe")
-    table.add_column("place", justify="right")
-    for column in columns:
-        table.add_column(column, justify="left" if column in columns[:3] else "right")
-    for row in rows[:most]:
-        cells = [getattr(row, column) for column in columns]
-        table.add_row(
-            str(row.place), *(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells)
-        )
-    Console().print(table)
+    def column(name: str) -> Any:
+        def cell(row: Any) -> str:
+            value = getattr(row, name)
+            return f"{value:7.3f}" if isinstance(value, float) else str(value)
 
+        return cell
 
-# --- following ---------------------------------------------------------------------------
-
-
-class Board:
-    """What is known of every task of one pipeline, and its picture."""
-
-    def __init__(self, ids: Sequence[str], names: Sequence[str]) -> None:
-        self.names = dict(zip(ids, names, strict=True))
-        self.states: dict[str, State] = {}
-        self.progress: dict[str, float] = {}
-        self.workers: dict[str, str] = {}
-
-    def take(self, update: Any) -> bool:
-        """Take an update in; True when the task has just ended."""
-        if update.progress is not None:
-            self.progress[update.id] = update.progress
-        if update.worker:
-            self.workers[update.id] = update.worker
-        if update.state is None:
-            return False
-        before = self.states.get(update.id)
-        self.states[update.id] = update.state
-        return update.state in TERMINAL and before not in TERMINAL
-
-    @property
-    def done(self) -> int:
-        """How many have ended."""
-        return sum(state in TERMINAL for state in self.states.values())
-
-    def tree(self) -> Any:
-        """A branch for each part of the names, with counts; running tasks with their progress."""
-        from rich.tree import Tree
-
-        total = len(self.names)
-        root = Tree(f"[bold]{self.done} of {total} tasks done")
-        groups: dict[str, list[str]] = {}
-        for id, name in self.names.items():
-            groups.setdefault(name.split("/")[0], []).append(id)
-        for group, ids in groups.items():
-            states = Counter(self.states.get(id, State.WAITING) for id in ids)
-            ended = sum(count for state, count in states.items() if state in TERMINAL)
-            bad = sum(states[s] for s in TERMINAL) - states[State.SUCCEEDED]
-            bar = _bar(ended / len(ids))
-            note = f" [red]{bad} not succeeded[/]" if bad else ""
-            branch = root.add(f"{group:<6} {bar} {ended}/{len(ids)}{note}")
-            for id in ids:
-                if self.states.get(id) is State.RUNNING:
-                    share = _bar(self.progress.get(id, 0.0), 10)
-                    name = self.names[id].partition("/")[2]
-                    branch.add(f"{share} {name} [dim]on {self.workers.get(id, '')}")
-        return root
-
-
-def _bar(share: float, width: int = 20) -> str:
-    full = round(share * width)
-    return f"[green]{'━' * full}[/][dim]{'━' * (width - full)}[/]"
-
-
-def follow(client: Client, handles: Sequence[Handle], names: Sequence[str]) -> None:
-    """Show the tasks until all have ended: a live tree on a terminal, lines elsewhere."""
-    board = Board([handle.id for handle in handles], names)
-    ids = list(board.names)
-    if sys.stderr.isatty():
-        _follow_live(client, ids, board)
-    else:
-        _follow_lines(client, ids, board)
-
-
-def _follow_live(client: Client, ids: list[str], board: Board) -> None:
-    from rich.console import Console
-    from rich.live import Live
-
-    drawn = 0.0
-    with Live(board.tree(), console=Console(stderr=True), auto_refresh=False) as live:
-        for update in client.watch(ids):
-            board.take(update)
-            finished = board.done == len(board.names)
-            if finished or time.monotonic() - drawn > REDRAW:
-                drawn = time.monotonic()
-                live.update(board.tree(), refresh=True)
-            if finished:
-                return
-
-
-def _follow_lines(client: Client, ids: list[str], board: Board) -> None:
-    total = len(board.names)
-    told = 0
-    for update in client.watch(ids):
-        if board.take(update):
-            done = board.done
-            if update.state is not State.SUCCEEDED or done * 10 // total > told:
-                told = done * 10 // total
-                name = board.names[update.id]
-                click.echo(f"{done}/{total} {update.state} {name}", err=True)
-        if board.done == total:
-            return
+    names = ("place", "symbol", "target", "family", "score", "baseline", "sharpe", "hold_sharpe")
+    columns = {name.replace("_", " "): column(name) for name in names}
+    title = "Leaderboard: Sharpe ratio after costs, out of sample, beside holding"
+    console().print(table(rows[:SHOWN_ROWS], columns, title))
+    if len(rows) > SHOWN_ROWS:
+        talk(f"The best {SHOWN_ROWS} of {len(rows)}; the report has all.")

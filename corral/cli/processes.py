@@ -19,12 +19,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from corral.cli.scripts import script
 from corral.client import Client
 from corral.errors import BrokerUnreachable, CorralError
 
 START_SECONDS = 60.0  # until everything has registered; cold imports on a slow disk take a while
 STOP_SECONDS = 40.0  # a worker's grace for what it runs, and some
 LAST_LINES = 20  # of a daemon that died
+
+# What a child executes first: it asks the kernel for SIGTERM when its parent dies, so that not even
+# a parent that is killed leaves a process behind. (A preexec_fn would do the same, but is not safe
+# beside threads.)
+_TIED = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class DaemonDied(CorralError):
@@ -43,11 +53,6 @@ def free_endpoint() -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def script(name: str) -> str:
-    """The console script beside this interpreter."""
-    return str(Path(sys.executable).with_name(name))
-
-
 class Daemon:
     """One child process; its output goes line by line to `say`."""
 
@@ -56,7 +61,7 @@ class Daemon:
         self.words: deque[str] = deque(maxlen=LAST_LINES)
         self._say = say
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-c", _TIED, str(os.getpid()), *command],
             env={**os.environ, "PYTHONSAFEPATH": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -106,12 +111,15 @@ class LocalFleet:
         workers: int = 2,
         slots: int = 1,
         say: Callable[[str, str], None] = lambda name, line: None,
+        stopping: threading.Event | None = None,
     ) -> None:
+        """`stopping`, once set, ends the wait for workers: it is to be left at once."""
         self.data = data
         self.endpoint = endpoint
         self.names = [f"w{number}" for number in range(1, workers + 1)]
         self._slots = slots
         self._say = say
+        self._stopping = stopping or threading.Event()
         self.daemons: list[Daemon] = []
 
     def __enter__(self) -> Self:
@@ -157,7 +165,7 @@ class LocalFleet:
     def _wait(self) -> None:
         until = time.monotonic() + START_SECONDS
         with Client(self.endpoint, timeout=1.0) as client:
-            while time.monotonic() < until:
+            while time.monotonic() < until and not self._stopping.is_set():
                 self.check()
                 try:
                     views = client.workers()
@@ -167,7 +175,8 @@ class LocalFleet:
                 if there.issuperset(self.names):
                     return
                 time.sleep(0.1)
-        raise BrokerUnreachable(endpoint=self.endpoint, seconds=START_SECONDS)
+        if not self._stopping.is_set():
+            raise BrokerUnreachable(endpoint=self.endpoint, seconds=START_SECONDS)
 
     def stop(self) -> None:
         """Stop the workers, all at once, then the broker."""

@@ -6,8 +6,10 @@ prints. How calls get through is `corral.client.engine`'s matter.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -67,10 +69,10 @@ def connection(
     key: str | Path | None,
     timeout: float | None,
     project: str | None,
-    settings: Settings | None = None,
 ) -> Connection:
     """What was given, and where nothing was given what the configuration says."""
-    if settings is None:
+    settings = Settings()
+    if None in (broker, key, timeout, project):
         settings = config.load({}, os.environ, Path.cwd(), Path.home()).settings
     if isinstance(broker, str):
         broker = [part for part in broker.replace(",", " ").split() if part]
@@ -121,12 +123,8 @@ class Calls(Engine[H], Generic[H]):
         while len(found) < limit:
             size = min(PAGE, limit - len(found))
             before = found[-1].id if found else ""
-            page = await self.ask(
-                lambda request, size=size, before=before: messages.List(  # type: ignore[misc]
-                    request, wanted, kind, project, worker, size, before
-                ),
-                messages.Shown,
-            )
+            filters = (wanted, kind, project, worker, size, before)
+            page = await self.ask(partial(_list, filters), messages.Shown)
             found += page.tasks
             if len(page.tasks) < size:
                 break
@@ -186,19 +184,22 @@ class Calls(Engine[H], Generic[H]):
         return (await self.ask(lambda request: messages.Keys(request, *fields), answer)).keys
 
     async def logs(self, id: str, attempt: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
-        """An attempt's log, piece by piece; 0 is the last attempt. `follow` waits for its end."""
-        import asyncio
+        """An attempt's log, piece by piece; 0 is the last attempt. `follow` waits for its end.
 
-        at = 0
+        A task that never began has no log.
+        """
+        number = at = 0
         while True:
-            ended = not follow or (await self.show([id]))[0].state in TERMINAL
-            while True:
-                piece = await self.ask(
-                    lambda request, at=at: messages.Logs(request, id, attempt, at),  # type: ignore[misc]
-                    messages.Chunk,
-                )
+            [view] = await self.show([id])
+            ended = not follow or view.state in TERMINAL
+            newest = attempt or max((one.number for one in view.attempts), default=0)
+            if newest != number:
+                number, at = newest, 0
+            while number:
+                call = partial(_logs, id, number, at)
+                piece = await self.ask(call, messages.Chunk)
+                at += len(piece.data)
                 if piece.data:
-                    at += len(piece.data)
                     yield piece.data
                 if piece.end or not piece.data:
                     break
@@ -231,6 +232,14 @@ class Calls(Engine[H], Generic[H]):
         finally:
             await updates.aclose()  # type: ignore[attr-defined]  # it is a generator
             self.unsubscribe(stream)  # one that was never read ends nothing by itself
+
+
+def _list(filters: tuple[list[State], str, str, str, int, str], request: bytes) -> messages.List:
+    return messages.List(request, *filters)
+
+
+def _logs(id: str, attempt: int, offset: int, request: bytes) -> messages.Logs:
+    return messages.Logs(request, id, attempt, offset)
 
 
 class AsyncClient(Calls[AsyncHandle]):

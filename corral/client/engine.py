@@ -401,7 +401,8 @@ class Engine(Generic[H]):
             self._accepted(burst, sent, told)
         elif burst.error is None:
             burst.error = _error_in(told)
-            burst.error.add_note(f"tasks {sent.base} to {sent.base + sent.count - 1}")
+            if len(burst.handles) > 1:
+                burst.error.add_note(f"tasks {sent.base} to {sent.base + sent.count - 1}")
         if burst.room is not None and not burst.room.done():
             burst.room.set_result(None)
 
@@ -549,8 +550,7 @@ class Engine(Generic[H]):
         """A large result, packed, fetched piece by piece."""
         pieces = bytearray()
         while True:
-            at = len(pieces)
-            chunk = await self.ask(lambda request, at=at: Blob(request, digest, at), Chunk)  # type: ignore[misc]
+            chunk = await self.ask(partial(_blob, digest, len(pieces)), Chunk)
             pieces += chunk.data
             if chunk.end or not chunk.data:
                 return bytes(pieces)
@@ -602,6 +602,10 @@ class Engine(Generic[H]):
         if self._link is not None and self._link.up:
             self._link.send(wire.call(Unwatch(self._new_request(), stream.request)))
             self._link.receive()
+
+
+def _blob(digest: str, offset: int, request: bytes) -> Blob:
+    return Blob(request, digest, offset)
 
 
 def _error_in(told: Answer | CorralError) -> CorralError:

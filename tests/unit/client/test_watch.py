@@ -16,8 +16,11 @@ def update(seq: int, state: State | None = None, id: str = "t") -> Update:
     return Update(seq=seq, at=float(seq), id=id, state=state, cause="assign")
 
 
-def view(state: State, id: str = "t") -> TaskView:
-    return TaskView(id=id, kind="train", state=state, worker="w1")
+def view(state: State, id: str = "t", attempts: int = 0) -> TaskView:
+    tried = [
+        messages.AttemptView(number=n, worker="w1", started=0.0) for n in range(1, attempts + 1)
+    ]
+    return TaskView(id=id, kind="train", state=state, worker="w1", attempts=tried)
 
 
 def watching(call: Call, *states: State) -> list[Answer]:
@@ -158,21 +161,42 @@ def test_a_list_is_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [task.id for task in corral.tasks(limit=3)] == there[:3]
 
 
-def test_a_log_is_followed_until_the_task_ends() -> None:
-    log = bytearray(b"epoch 1\n")
-    states = iter([State.RUNNING, State.RUNNING, State.SUCCEEDED])
+def logs_of(written: dict[int, bytearray], call: messages.Logs) -> list[Answer]:
+    log = written[call.attempt]
+    piece = bytes(log[call.offset : call.offset + 7])
+    end = call.offset + len(piece) == len(log)
+    return [messages.Chunk(call.request, piece, call.offset, len(log), end)]
+
+
+def test_a_log_is_followed_from_before_the_start_until_the_task_ends() -> None:
+    written = {1: bytearray(), 2: bytearray()}
+    story = iter(
+        [(State.QUEUED, 0), (State.RUNNING, 1), (State.RUNNING, 1), (State.RUNNING, 2)]
+        + [(State.SUCCEEDED, 2)] * 2
+    )
 
     def script(call: Call) -> list[Answer]:
-        if isinstance(call, messages.Show):
-            state = next(states)
-            log.extend(f"{state}\n".encode())
-            return [Shown(call.request, [view(state)])]
-        assert isinstance(call, messages.Logs)
-        piece = bytes(log[call.offset : call.offset + 7])
-        end = call.offset + len(piece) == len(log)
-        return [messages.Chunk(call.request, piece, call.offset, len(log), end)]
+        if isinstance(call, messages.Logs):
+            return logs_of(written, call)
+        state, attempts = next(story)
+        if attempts:
+            written[attempts] += f"attempt {attempts} {state}\n".encode()
+        return [Shown(call.request, [view(state, attempts=attempts)])]
 
     with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
-        text = b"".join(corral.logs("t", follow=True))
-        assert text == b"epoch 1\nrunning\nrunning\nsucceeded\n"
-        assert b"".join(corral.logs("t")) == text
+        text = b"".join(corral.logs("t", follow=True)).decode().splitlines()
+        assert text == [
+            "attempt 1 running",
+            "attempt 1 running",
+            "attempt 2 running",
+            "attempt 2 succeeded",
+        ]
+        assert b"".join(corral.logs("t")) == bytes(written[2])
+
+
+def test_a_task_that_never_began_has_no_log() -> None:
+    def script(call: Call) -> list[Answer]:
+        return [Shown(call.request, [view(State.CANCELLED)])]
+
+    with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
+        assert list(corral.logs("t", follow=True)) == []

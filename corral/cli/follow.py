@@ -1,0 +1,237 @@
+"""Waiting at a terminal: for results, and for whatever happens to tasks.
+
+Progress goes to stderr, and only where a person looks. Ctrl-C lets go and says how to come back; it
+never cancels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
+
+from corral.cli.output import Output, talk, value_text
+from corral.cli.root import DETACHED, tell
+from corral.client.engine import shown_as_update
+from corral.errors import CorralError, TaskCancelled, TaskFailed
+from corral.tasks import TERMINAL, Failure, State
+
+if TYPE_CHECKING:
+    from corral.client import Client, Handle
+    from corral.client.handles import Outcome
+    from corral.messages import Update
+
+SHOWN_FAILURES = 5
+LAST_LINES = 6  # of a traceback
+
+
+class Submitted(Struct, frozen=True):
+    """What `task submit` prints for a task."""
+
+    id: str
+    known: bool  #: it was there already
+    warnings: tuple[str, ...]  #: why it cannot run at present
+
+
+class Ended(Struct, frozen=True):
+    """What `task submit --wait` and `task result` print for a task."""
+
+    id: str
+    state: State
+    value: Any
+    failure: Failure | None
+
+
+def print_submitted(out: Output, handles: Sequence[Handle], one: bool) -> None:
+    """The ids of what was accepted."""
+    told = [Submitted(handle.id, handle.known, handle.warnings) for handle in handles]
+    if one:
+        out.one(told[0], lambda item: item.id, lambda item: item.id)
+    elif out.for_people:
+        Output("name").listing(told, {}, lambda item: item.id)
+    else:
+        out.listing(told, {}, lambda item: item.id)
+
+
+def wait_for(
+    client: Client, out: Output, handles: Sequence[Handle], timeout: float | None, one: bool
+) -> int:
+    """Wait for tasks and print what they returned; the exit status tells how they ended.
+
+    Raises:
+        TimedOut: some go on.
+    """
+    ended: dict[str, Outcome] = {}
+    distinct = list({handle.id: handle for handle in handles}.values())
+    try:
+        with _bar(len(distinct)) as bar, _progress_of(client, distinct, bar):
+            for handle, outcome in client.results(distinct, timeout):
+                ended[handle.id] = outcome
+                bar.advance()
+    except KeyboardInterrupt:
+        return detached([handle.id for handle in distinct if handle.id not in ended])
+    told = [
+        Ended(outcome.id, outcome.state, outcome.value, outcome.failure)
+        for outcome in (ended[handle.id] for handle in handles)
+    ]
+    if not out.for_people:
+        if one:
+            out.one(told[0], str, lambda item: item.id)
+        else:
+            out.listing(told, {}, lambda item: item.id)
+    else:
+        for item in told:
+            if item.state is State.SUCCEEDED:
+                sys.stdout.write(value_text(item.value) + "\n")
+    return tell_failures(ended.values())
+
+
+def tell_failures(outcomes: Any) -> int:
+    """Say on stderr what did not succeed, and why; returns the exit status."""
+    errors: list[tuple[CorralError, Failure | None]] = []
+    for outcome in outcomes:
+        try:
+            outcome.result()
+        except (TaskFailed, TaskCancelled) as error:
+            errors.append((error, outcome.failure))
+    for told, failure in errors[:SHOWN_FAILURES]:
+        if failure is not None and failure.traceback:
+            talk("\n".join(failure.traceback.rstrip().splitlines()[-LAST_LINES:]))
+        tell(told)
+    if len(errors) > SHOWN_FAILURES:
+        talk(f"... and {len(errors) - SHOWN_FAILURES} more did not succeed")
+    return min((told.exit_status for told, _ in errors), default=0)
+
+
+def detached(ids: Sequence[str]) -> int:
+    """What Ctrl-C comes to: the tasks go on, and this is how to come back."""
+    rest = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+    talk("")
+    if ids:
+        talk(f"Detached; {ids[0]}{rest} goes on. Come back: corral task watch {ids[0]}")
+    return DETACHED
+
+
+# --- a bar where a person looks ---------------------------------------------------------
+
+
+class Bar(Protocol):
+    """Progress of a wait."""
+
+    def advance(self) -> None:
+        """One more is done."""
+
+    def show(self, fraction: float, note: str) -> None:
+        """How far a single task is."""
+
+
+class _NoBar:
+    def advance(self) -> None:
+        pass
+
+    def show(self, fraction: float, note: str) -> None:
+        pass
+
+
+class _RichBar:
+    def __init__(self, progress: Any, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._task = progress.add_task("waiting", total=total)
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+    def show(self, fraction: float, note: str) -> None:
+        self._progress.update(self._task, completed=fraction * self._total, description=note)
+
+
+@contextlib.contextmanager
+def _bar(total: int) -> Iterator[Bar]:
+    if not sys.stderr.isatty():
+        yield _NoBar()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    done = [MofNCompleteColumn()] if total > 1 else []
+    columns = [TextColumn("{task.description}"), BarColumn(), *done, TimeElapsedColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _RichBar(progress, total)
+
+
+@contextlib.contextmanager
+def _progress_of(client: Client, handles: Sequence[Handle], bar: Bar) -> Iterator[None]:
+    """Let a bar that stands for one task move with it."""
+    if len(handles) != 1 or isinstance(bar, _NoBar):
+        yield
+        return
+    import threading
+
+    def move() -> None:
+        with contextlib.suppress(CorralError):
+            for update in client.watch_task(handles[0].id):
+                bar.show(update.progress or 0.0, _note(update))
+
+    thread = threading.Thread(target=move, daemon=True)
+    thread.start()
+    yield
+
+
+def _note(update: Update) -> str:
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in update.metrics.items())
+    state = update.state.value if update.state else "running"
+    where = f" on {update.worker}" if update.worker else ""
+    return metrics or f"{state}{where}"
+
+
+# --- watch ------------------------------------------------------------------------------
+
+
+def watch(client: Client, out: Output, ids: Sequence[str], since: int | None) -> int:
+    """Print updates until all these tasks have ended; of everything when none is named."""
+    views = client.show(list(ids)) if ids else []
+    states = {view.id: view.state for view in views}
+    for view in views:
+        if view.state in TERMINAL:
+            _print(out, shown_as_update(view))
+    open_ = [id for id, state in states.items() if state not in TERMINAL]
+    try:
+        for update in client.watch(open_, since) if open_ or not ids else ():
+            _print(out, update)
+            if update.state is not None and update.id in states:
+                states[update.id] = update.state
+                if all(state in TERMINAL for state in states.values()):
+                    break
+    except KeyboardInterrupt:
+        return detached([id for id, state in states.items() if state not in TERMINAL])
+    bad = [state for state in states.values() if state is not State.SUCCEEDED]
+    if not bad:
+        return 0
+    only_cancelled = all(state is State.CANCELLED for state in bad)
+    return TaskCancelled.exit_status if only_cancelled else TaskFailed.exit_status
+
+
+def _print(out: Output, update: Update) -> None:
+    if out.format in ("json", "jsonl"):
+        Output("jsonl").listing([update], {}, str)
+    elif out.format == "name":
+        sys.stdout.write(f"{update.id}\n")
+    else:
+        from corral.cli.views import MARKS, clock
+
+        state = update.state.value if update.state else "running"
+        parts = [
+            clock(update.at),
+            update.id,
+            f"{MARKS[state][0]} {state:<9}",
+            f"{update.progress:4.0%}" if update.cause == "progress" and update.progress else "",
+            f"on {update.worker}" if update.worker else "",
+            "  ".join(f"{name} {value:.4g}" for name, value in update.metrics.items()),
+            update.why,
+        ]
+        sys.stdout.write("  ".join(part for part in parts if part) + "\n")
+    sys.stdout.flush()

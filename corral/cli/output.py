@@ -1,0 +1,125 @@
+"""Data on stdout: the same structs as a table for people, as json or jsonl for programs, as names.
+
+The JSON is the API's own structs, complete and stable. No command prints data in another way. What
+columns a table has is told beside the command; rich is imported when a table is drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+T = TypeVar("T")
+
+FORMATS = ("table", "json", "jsonl", "name")
+PIPED_WIDTH = 500  # columns when stdout is no terminal: nothing is cut off
+
+
+class Output:
+    """Prints data in the format that was asked for."""
+
+    def __init__(self, format: str) -> None:
+        self.format = format
+
+    @property
+    def for_people(self) -> bool:
+        """Whether a person reads it."""
+        return self.format == "table"
+
+    def listing(
+        self,
+        items: Sequence[T],
+        columns: Mapping[str, Callable[[T], Any]],
+        name: Callable[[T], str],
+        empty: str = "",
+    ) -> None:
+        """Print many things; `empty` is told on stderr when a person would see nothing."""
+        if self.format == "json":
+            click.echo(_pretty(items))
+        elif self.format == "jsonl":
+            for item in items:
+                self._line(item)
+        elif self.format == "name":
+            for item in items:
+                click.echo(name(item))
+        elif items:
+            console().print(table(items, columns))
+        elif empty:
+            click.echo(empty, err=True)
+
+    def one(
+        self, item: T, show: Callable[[T], RenderableType | str], name: Callable[[T], str]
+    ) -> None:
+        """Print one thing."""
+        if self.format == "json":
+            click.echo(_pretty(item))
+        elif self.format == "jsonl":
+            self._line(item)
+        elif self.format == "name":
+            click.echo(name(item))
+        else:
+            shown = show(item)
+            click.echo(shown) if isinstance(shown, str) else console().print(shown)
+
+    def _line(self, item: object) -> None:
+        import msgspec
+
+        click.echo(msgspec.json.encode(item))
+
+
+def _pretty(item: object) -> bytes:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(item))
+
+
+def value_text(value: object) -> str:
+    """A result for a person, who may pipe it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else _pretty(value).decode()
+
+
+def console(err: bool = False) -> Console:
+    """A console on stdout (or stderr) that cuts nothing off when it is no terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if err else sys.stdout
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def table(
+    items: Sequence[T], columns: Mapping[str, Callable[[T], Any]], title: str | None = None
+) -> RenderableType:
+    """A plain table. A column whose every cell is empty is left out; numbers stand right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="dim", title=title, title_justify="left")
+    cells = {head: [cell(item) for item in items] for head, cell in columns.items()}
+    kept = {head: column for head, column in cells.items() if any(map(_filled, column))}
+    for head, column in kept.items():
+        right = all(isinstance(value, int | float) for value in column)
+        drawn.add_column(head.upper(), justify="right" if right else "left", overflow="fold")
+    for row in zip(*kept.values(), strict=True):
+        drawn.add_row(
+            *(
+                value if isinstance(value, Text) else Text("" if value is None else str(value))
+                for value in row
+            )
+        )
+    return drawn
+
+
+def _filled(value: object) -> bool:
+    return value is not None and value != ""
+
+
+def talk(text: str) -> None:
+    """A word to the person at the terminal, on stderr."""
+    click.echo(text, err=True)
