@@ -165,12 +165,15 @@ def _reasons(search: Search, parts: Sequence[Part]) -> Iterator[str]:
         yield f"it prefers a GPU, and waits {_span(case.bound - search.now)} more for one"
     for name, kept in search.round(search.forced).reservations.items():
         fits = any(all(f.met for f in search.facts[name, v]) for v in search.variants)
-        if fits and kept.task is not task:
+        if fits:
             yield f"{name} is kept for {kept.task.id}, which comes first and does not fit yet"
     for name in dict.fromkeys(name for need in search.klass.needs for name in need.named):
         free, there = state.ledger.named_free(name), state.ledger.named.get(name, 0)
         held = _held(search, _takes(name))
         yield f"of {name}, which the whole fleet shares, {free} of {there} are free{held}"
+        count, holder = search.round(search.forced).kept.get(name, (0, task))
+        if count:
+            yield f"{count} {name} are kept for {holder.id}, which comes first"
     if text := warning(state, search.klass):
         yield text
     silent = [w.name for w in state.workers.values() if w.native and not w.incarnation]

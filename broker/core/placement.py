@@ -45,6 +45,14 @@ def verdicts(
     Args:
         whole: judge the whole machine and fleet, as if nothing were in use.
     """
+    yield from on_worker(klass, variant, worker, ledger, whole)
+    yield from fleet_wide(klass, variant, ledger, whole)
+
+
+def on_worker(
+    klass: RequestClass, variant: int, worker: Worker, ledger: Ledger, whole: bool = False
+) -> Iterator[Fact]:
+    """The part of `verdicts` that differs from worker to worker."""
     amount, need = klass.amounts[variant], klass.needs[variant]
     yield Fact("kind", klass.kind, klass.kind, klass.kind in worker.kinds)
     alive = worker.health is Health.LIVE or (whole and worker.health is Health.SUSPECT)
@@ -68,14 +76,15 @@ def verdicts(
     for label, value in need.labels.items():
         there = worker.labels.get(label, "")
         yield Fact(f"label.{label}", value, there, there == value)
-    for name, count in amount.named.items():
+
+
+def fleet_wide(
+    klass: RequestClass, variant: int, ledger: Ledger, whole: bool = False
+) -> Iterator[Fact]:
+    """The part of `verdicts` that is the same for every worker."""
+    for name, count in klass.amounts[variant].named.items():
         there_is = ledger.named.get(name, 0) if whole else ledger.named_free(name)
         yield Fact(f"named.{name}", count, there_is, there_is >= count)
-
-
-def fits(klass: RequestClass, variant: int, worker: Worker, ledger: Ledger) -> bool:
-    """Whether one task of the class could start on the worker now."""
-    return all(fact.met for fact in verdicts(klass, variant, worker, ledger))
 
 
 def refresh(klass: RequestClass, state: BrokerState) -> None:
@@ -90,7 +99,9 @@ def refresh(klass: RequestClass, state: BrokerState) -> None:
         worker = state.workers.get(name)
         for variant in range(len(klass.needs)):
             now, ever = klass.fit[variant], klass.capable[variant]
-            if worker is not None and fits(klass, variant, worker, ledger):
+            if worker is not None and all(
+                fact.met for fact in on_worker(klass, variant, worker, ledger)
+            ):
                 now[name] = worker
             else:
                 now.pop(name, None)
@@ -193,7 +204,6 @@ class Reservation:
         amount = klass.amounts[variant]
         return (
             amount.gpus == 0
-            and not amount.named.keys() & self.klass.amounts[0].named.keys()
             and self.slots >= 1
             and self.cpus >= amount.cpus
             and self.memory >= amount.memory
@@ -211,7 +221,7 @@ def frees_at(booking: Booking, now: float) -> float:
     """When a booking is expected to end; infinity when nobody knows."""
     klass = booking.klass
     seconds = klass.estimates[booking.variant].seconds if klass is not None else None
-    return float("inf") if seconds is None else now + seconds * booking.open
+    return float("inf") if seconds is None else max(now, booking.began + seconds * booking.open)
 
 
 def reserve(
@@ -222,8 +232,7 @@ def reserve(
     The choice holds for some seconds, so that a blocked class does not chase from worker to worker;
     None when no worker would do, or when what is missing is not a worker's to give.
     """
-    named = klass.amounts[variant].named
-    if any(state.ledger.named_free(name) < count for name, count in named.items()):
+    if not all(fact.met for fact in fleet_wide(klass, variant, state.ledger)):
         return None
     if klass.reserved is not None and klass.reserved[1] == variant and now < klass.reserved[2]:
         worker = klass.capable[variant].get(klass.reserved[0])
@@ -299,6 +308,8 @@ class Round:
         self.assign = assign
         self._reservations: dict[str, Reservation] = {}
         self._unreserved: list[tuple[RequestClass, TaskRecord]] = []  #: blocked since
+        #: named resource -> how much of it blocked classes wait for, and the first such task
+        self.kept: dict[str, tuple[int, TaskRecord]] = {}
         self.blocked: list[RequestClass] = []
         self.heap: list[tuple[int, float, int, Lane]] = []
         self.again: float | None = None  #: when waiting for a GPU ends for somebody
@@ -312,11 +323,21 @@ class Round:
             for variant in range(len(klass.needs)):
                 if variant and klass.wants_gpu:
                     break  # it waits for a GPU: nothing else is kept free for it
-                reservation = reserve(klass, variant, task, self.state, self.now)
-                if reservation is not None:
-                    self._reservations.setdefault(reservation.worker.name, reservation)
+                if self._keep(klass, variant, task):
                     break
         return self._reservations
+
+    def _keep(self, klass: RequestClass, variant: int, task: TaskRecord) -> bool:
+        """Keep what a blocked class waits for: a worker, and what it wants of the whole fleet."""
+        if not any(worker.open for worker in klass.capable[variant].values()):
+            return False
+        for name, count in klass.amounts[variant].named.items():
+            already, first = self.kept.get(name, (0, task))
+            self.kept[name] = (already + count, first)
+        reservation = reserve(klass, variant, task, self.state, self.now)
+        if reservation is not None:
+            self._reservations.setdefault(reservation.worker.name, reservation)
+        return True
 
     def run(self) -> None:
         """Place everything that can be placed now."""
@@ -336,11 +357,11 @@ class Round:
                 heapq.heappush(heap, fresh)  # its project has received work since
                 continue
             placed = self._one(lane)
+            yield lane, placed
             if not placed:
                 self._block(lane)
             elif lane.size:
                 heapq.heappush(heap, self._key(lane))
-            yield lane, placed
 
     @staticmethod
     def _key(lane: Lane) -> tuple[int, float, int, Lane]:
@@ -369,6 +390,8 @@ class Round:
         if not candidates:
             return None
         reservations = self.reservations
+        if klass.amounts[variant].named and not self._shared(klass, variant):
+            return None
         if reservations:
             allowed = [w for w in candidates.values() if self._allowed(w, klass, variant)]
         else:
@@ -377,6 +400,14 @@ class Round:
             return allowed[0] if allowed else None
         score = score_of(klass, self.state)
         return min(allowed, key=lambda worker: score(klass, variant, worker))
+
+    def _shared(self, klass: RequestClass, variant: int) -> bool:
+        """Whether what it wants of the whole fleet is there, and kept for nobody."""
+        free, kept = self.state.ledger.named_free, self.kept
+        return all(
+            free(name) - (kept[name][0] if name in kept else 0) >= count
+            for name, count in klass.amounts[variant].named.items()
+        )
 
     def _allowed(self, worker: Worker, klass: RequestClass, variant: int) -> bool:
         reservation = self._reservations.get(worker.name)

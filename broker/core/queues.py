@@ -207,12 +207,6 @@ class Queue:
             if klass.stale is not None:
                 klass.stale.update(names)
 
-    def touch_all(self) -> None:
-        """Something fleet-wide changed: every class asks about every worker again."""
-        self.changed = True
-        for klass in self.classes.values():
-            klass.stale = None
-
     def check(self) -> None:
         """Sizes agree with what is queued, and nothing is queued twice."""
         seen: set[str] = set()

@@ -55,12 +55,19 @@ class Amount:
 class Booking:
     """Resources held for the attempts that run on them, one after the other."""
 
-    __slots__ = ("amount", "gpus", "klass", "number", "open", "variant", "worker")
+    __slots__ = ("amount", "began", "gpus", "klass", "number", "open", "variant", "worker")
 
     def __init__(
-        self, number: int, worker: Worker, variant: int, amount: Amount, gpus: list[str]
+        self,
+        number: int,
+        worker: Worker,
+        variant: int,
+        amount: Amount,
+        gpus: list[str],
+        began: float,
     ) -> None:
         self.number = number
+        self.began = began  #: when the attempt that runs now did, as far as is known
         self.worker = worker
         self.variant = variant
         self.amount = amount

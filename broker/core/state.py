@@ -252,10 +252,7 @@ class BrokerState:
         self._touch(booking)
 
     def _touch(self, booking: Booking) -> None:
-        if booking.amount.named:
-            self.queue.touch_all()
-        else:
-            self.queue.touch(self.ledger.sharers(booking))
+        self.queue.touch(self.ledger.sharers(booking))
 
     def worker(self, name: str, at: float) -> Worker:
         """The worker of that name; made, unregistered, when nobody knows it yet."""
@@ -269,7 +266,7 @@ class BrokerState:
 
     def _closed(self, fact: Closed) -> None:
         attempt = self.attempts.pop(fact.token)
-        self._free(attempt)
+        self._free(attempt, fact.at)
         task = attempt.task
         if task.attempts is None:
             task.attempts = []
@@ -301,9 +298,10 @@ class BrokerState:
         elif task.state in TERMINAL:
             self._over(task, fact.at)
 
-    def _free(self, attempt: Attempt) -> None:
+    def _free(self, attempt: Attempt, at: float) -> None:
         booking = attempt.booking
         booking.open -= 1
+        booking.began = at
         if not booking.open:
             if booking.klass is not None:
                 booking.klass.bookings.pop(booking.number, None)

@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     started: bool
     before: list[str]  #: ids of the tasks that were placed before it
     reservations: dict[str, Reservation]  #: by worker, when its turn came
+    kept: dict[str, tuple[int, TaskRecord]]  #: named resource -> how much of it, and for whom
 
 
 class Case:
@@ -237,7 +238,7 @@ class World:
         for lane, placed in trial.steps():
             if self._started or (lane is self.lane and not placed):
                 break
-        return Outcome(self._started, self._before, trial.reservations)
+        return Outcome(self._started, self._before, trial.reservations, trial.kept)
 
     # --- the queue ------------------------------------------------------------------------
 
@@ -347,7 +348,7 @@ class World:
         if placed.booking is None:
             self.state.booking += 1
             number, amount = self.state.booking, klass.amounts[placed.variant]
-            booking = Booking(number, worker, placed.variant, amount, placed.gpus)
+            booking = Booking(number, worker, placed.variant, amount, placed.gpus, self.then)
             worker.last_used = number
             if worker.native:
                 booking.klass = klass
@@ -408,7 +409,9 @@ class World:
     def _named(self, part: Part) -> None:
         named = self.state.ledger.named
         named[part.subject] = named.get(part.subject, 0) + round(part.amount)
-        self.state.queue.touch_all()
+        for klass in self.state.queue.classes.values():
+            if any(part.subject in amount.named for amount in klass.amounts):
+                klass.stale = None  # there is more of it than there was
 
     def _finish(self, part: Part) -> None:
         attempt = self.case.state.tasks[part.subject].attempt

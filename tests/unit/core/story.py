@@ -504,7 +504,9 @@ class Story:
         kept = encode_kept(self.state.kept(len(self.journal)))
         state.restore_kept(decode_kept(kept))
         records = [encode_record(self.state.record(task)) for task in self.state.tasks.values()]
-        state.rejoin([state.restore(decode_record(record)) for record in records])
+        for record in records:
+            state.restore(decode_record(record))
+        state.rejoin()
         return state
 
     def restart(self, state: BrokerState | None = None) -> None:
