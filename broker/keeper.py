@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from broker.core.facts import (
-    Accepted,
     Assigned,
     Fact,
     Record,
@@ -27,6 +26,7 @@ from broker.store import Row, Store
 from corral.errors import CorralError
 from corral.handlers import echo, sleep
 from corral.settings import BrokerSettings
+from corral.tasks import State
 
 FOLD_ROWS = 500  # rows of one transaction: a pause of some milliseconds
 FOLD_BYTES = 256 << 20  # a journal longer than this is folded even under load
@@ -64,29 +64,23 @@ class Keeper:
         if loaded.state:
             state.restore_kept(decode_kept(loaded.state))
             self.tables = True
-        restored = []
         for row in loaded.rows:
             folded[row.id] = row.lsn
-            restored.append(state.restore(decode_record(row.record)))
+            state.restore(decode_record(row.record))
             self.tables = True
-        self._take_parents(state, restored, folded)
-        state.rejoin(restored)
         for lsn, entry in self.store.read(after=loaded.lsn):
             facts = decode_facts(entry)
             if self.tables:
                 self._take_named(state, facts, folded)
             state.replay(lsn, facts, folded)
             self.journal_bytes += len(entry)
+        # Ended tasks that are still needed: for their results, and for Titanic's clients.
+        wanted = {id for t in state.tasks.values() if t.live for id in t.spec.after.values()}
+        self._take(state, wanted | state.aliased.keys(), folded)
+        state.rejoin()
         self.lsn = loaded.last
         state.dirty |= {id for id, lsn in folded.items() if id and lsn < loaded.last}
         return state
-
-    def _take_parents(
-        self, state: BrokerState, tasks: Iterable[TaskRecord], folded: dict[str, int]
-    ) -> None:
-        """Parents of unfinished tasks: their results are needed when the tasks start."""
-        wanted = {id for t in tasks if t.live for id in t.spec.after.values()}
-        self._take(state, [id for id in wanted if id not in state.tasks], folded)
 
     def _take_named(self, state: BrokerState, facts: list[Fact], folded: dict[str, int]) -> None:
         """Tasks that journal facts name and that have ended according to the tables."""
@@ -94,18 +88,16 @@ class Keeper:
         for fact in facts:
             if isinstance(fact, Assigned):
                 wanted += fact.ids
-            elif isinstance(fact, Accepted):
-                wanted += [fact.id, *fact.spec.after.values()]
             elif (id := getattr(fact, "id", "")) and not hasattr(fact, "alias"):
                 wanted.append(id)
-        self._take(state, [id for id in wanted if id not in state.tasks], folded)
+        self._take(state, wanted, folded)
 
-    def _take(self, state: BrokerState, ids: list[str], folded: dict[str, int]) -> None:
-        if not ids:
-            return
-        for row in self.store.find(ids).values():
-            folded[row.id] = row.lsn
-            state.restore(decode_record(row.record))
+    def _take(self, state: BrokerState, ids: Iterable[str], folded: dict[str, int]) -> None:
+        missing = [id for id in ids if id not in state.tasks]
+        if missing:
+            for row in self.store.find(missing).values():
+                folded[row.id] = row.lsn
+                state.restore(decode_record(row.record))
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -132,6 +124,17 @@ class Keeper:
             return
         for row in self.store.find(missing).values():
             state.restore(decode_record(row.record))
+
+    def recall_lineage(self, state: BrokerState, ids: Iterable[str]) -> None:
+        """Take back tasks, and the ancestors that a new run of them would open too."""
+        seen: set[str] = set()
+        wanted = set(ids)
+        while wanted:
+            self.recall(state, wanted)
+            seen |= wanted
+            tasks = (state.tasks[id] for id in wanted if id in state.tasks)
+            lost = (task for task in tasks if not task.live and task.state is not State.SUCCEEDED)
+            wanted = {id for task in lost for id in task.spec.after.values()} - seen
 
     def records(self, ids: list[str]) -> dict[str, Record]:
         """Records of tasks that only the tables hold."""

@@ -258,16 +258,15 @@ class Server:
                 raise StoreFull(why="the disk is full or cannot be written")
             if keeper.tables:
                 keeper.recall(state, admission.ids_wanted(state, call))
-                keeper.recall(state, admission.content_wanted(state, call))
+                keeper.recall_lineage(state, admission.content_wanted(state, call))
             return call
         if isinstance(call, Results | Cancel | Retry):
-            ids = call.ids
-            if any(id not in state.tasks for id in ids):
-                ids = self.queries.resolve(ids)
-                keeper.recall(state, ids)
-                parents = [p for id in ids for p in state.tasks[id].spec.after.values()]
-                keeper.recall(state, parents)
-                return structs.replace(call, ids=ids)
+            if any(id not in state.tasks for id in call.ids):
+                call = structs.replace(call, ids=self.queries.resolve(call.ids))
+            if isinstance(call, Retry):
+                keeper.recall_lineage(state, call.ids)
+            else:
+                keeper.recall(state, call.ids)
             return call
         if isinstance(call, Drain | Resume):
             return call

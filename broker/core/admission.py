@@ -251,17 +251,23 @@ def ids_wanted(state: BrokerState, call: Submit) -> list[str]:
 
 
 def content_wanted(state: BrokerState, call: Submit) -> list[str]:
-    """Ids of tasks that their content identifies and that are not in memory."""
+    """Ids of identified tasks that are not in memory, or that would be opened anew.
+
+    Their ancestors are wanted too: a new run opens those that did not succeed.
+    """
     entries = state.catalog.entries
     if not any(
-        (entry := entries.get(s.kind)) is not None and entry.kind.content for s in call.tasks
+        s.id is not None or ((entry := entries.get(s.kind)) is not None and entry.kind.content)
+        for s in call.tasks
     ):
         return []
     try:
         planned = plan(state, call)
     except CorralError:
         return []  # the machine will say what is wrong with it
-    return [one.id for one in planned.values() if one.content and one.existing is None]
+    return [
+        one.id for one in planned.values() if one.content and (one.existing is None or one.reopen)
+    ]
 
 
 def warning(state: BrokerState, klass: RequestClass) -> str:

@@ -23,6 +23,7 @@ class Accepted(Struct, frozen=True, array_like=True, tag=0, gc=False):
     content: bool = False  #: its content identifies it
     waiting: bool = False  #: some parent has not succeeded yet
     queue_limit: float | None = None
+    order: int = 0  #: its place among all runs; 0: behind all
 
 
 class Assigned(Struct, frozen=True, array_like=True, tag=1):
@@ -67,6 +68,7 @@ class Moved(Struct, frozen=True, array_like=True, tag=3, gc=False):
     cause: Cause
     why: str = ""
     outcome: str = ""  #: of the attempt that lost its token, which may still run; "lost" counts
+    order: int = 0  #: of a new run: its place among all runs; 0: behind all
 
 
 class Announced(Struct, frozen=True, array_like=True, tag=4):

@@ -167,12 +167,18 @@ class Fleet:
             self.turn_away(peer, dialect, "unknown worker", now)
 
     def turn_away(self, peer: bytes, dialect: Dialect, reason: str, now: float) -> None:
-        """DISCONNECT, and forget the peer; what it ran goes on elsewhere."""
+        """DISCONNECT, and forget the peer: what a plain worker had is done elsewhere.
+
+        A native one still runs what it runs, and says so when it registers again.
+        """
         self.broker.refused[reason] += 1
         worker = self.peers.get(peer)
         if worker is not None:
             dialect = Dialect(worker.dialect)
-            self.parted(peer, now, "it broke the protocol")
+            if worker.native:
+                self.peer_lost(peer, now)
+            else:
+                self.parted(peer, now, "it broke the protocol")
         self.broker.effects.append(Disconnect(peer, dialect))
 
     def strike(self, peer: bytes, dialect: Dialect, reason: str, now: float) -> None:

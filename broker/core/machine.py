@@ -217,7 +217,6 @@ class Broker:
         warned: RequestClass | None = None  #: the class that was looked at last
         peer = event.peer
         tasks = self.state.tasks
-        ended: list[TaskRecord] = []
         for index, one in planned.items():
             task = tasks.get(one.id)
             if task is None:
@@ -228,20 +227,25 @@ class Broker:
                 known.append(index)
             if one.content and ids is None:
                 ids = [planned[place].id for place in range(len(planned))]
-            if call.collect:
-                if task.live:
-                    self._collect(task, peer, b"")
-                else:
-                    ended.append(task)
             if task.lane is not None and task.klass is not warned:
                 warned = task.klass
                 text = admission.warning(self.state, warned)
                 if text and text not in warnings:
                     warnings.append(text)
         self.reply(peer, call, AcceptedAnswer(call.request, ids, sorted(known), warnings))
+        if call.collect:
+            # Only now: a task that had ended may have been opened again for a child of it.
+            self._collect_all([tasks[one.id] for one in planned.values()], peer, call)
+
+    def _collect_all(self, chosen: list[TaskRecord], peer: bytes, call: Submit) -> None:
+        ended: list[Outcome] = []
+        for task in chosen:
+            if task.live:
+                self._collect(task, peer, b"")
+            else:
+                ended.append(outcome_of(task))
         if ended:
-            items = [outcome_of(task) for task in ended]
-            self.reply(peer, call, Outcomes(b"", items), final=False)
+            self.reply(peer, call, Outcomes(b"", ended), final=False)
 
     def accept(self, one: admission.Planned, now: float) -> TaskRecord:
         """Make a planned task."""
@@ -250,7 +254,8 @@ class Broker:
         parents = self.state.tasks
         if spec.after:
             waiting = any(parents[id].state is not State.SUCCEEDED for id in spec.after.values())
-        self._fact(Accepted(now, one.id, spec, one.content, waiting, spec.queue_limit))
+        order = self.state.order + 1
+        self._fact(Accepted(now, one.id, spec, one.content, waiting, spec.queue_limit, order))
         task = self.state.tasks[one.id]
         if spec.queue_limit is not None:
             self.at(now + spec.queue_limit, self._queue_limit, one.id)
@@ -267,27 +272,42 @@ class Broker:
                 return
 
     def reopen(self, task: TaskRecord, now: float, why: str) -> None:
-        """Open a new run of a task that ended without success, and of such parents."""
-        stack = [task]
-        while stack:
-            one = stack[-1]
-            lost = [
-                parent
-                for id in one.spec.after.values()
-                if not (parent := self.state.tasks[id]).live and parent.state is not State.SUCCEEDED
-            ]
-            if lost:
-                stack += lost
-                continue
-            stack.pop()
-            if one.live or one.state is State.SUCCEEDED:
-                continue
+        """Open a new run of a task that ended without success, and of such ancestors.
+
+        Raises:
+            MissingParent: an ancestor is no longer kept; then nothing was changed.
+        """
+        for one in self._lineage(task):
             waiting = any(
                 self.state.tasks[id].state is not State.SUCCEEDED for id in one.spec.after.values()
             )
-            self._fact(Moved(now, one.id, Cause.REOPEN_WAITING if waiting else Cause.REOPEN, why))
+            cause = Cause.REOPEN_WAITING if waiting else Cause.REOPEN
+            self._fact(Moved(now, one.id, cause, why, order=self.state.order + 1))
             if one.queue_limit is not None:
                 self.at(now + one.queue_limit, self._queue_limit, one.id)
+
+    def _lineage(self, task: TaskRecord) -> list[TaskRecord]:
+        """A task and its ancestors that ended without success, parents first.
+
+        Raises:
+            MissingParent: an ancestor is no longer kept.
+        """
+        found: dict[str, TaskRecord] = {}
+        stack = [task]
+        while stack:
+            one = stack[-1]
+            lost = []
+            for id in one.spec.after.values():
+                parent = self.state.tasks.get(id)
+                if parent is None:
+                    raise errors.MissingParent(task=one.id, parent=id)
+                if id not in found and not parent.live and parent.state is not State.SUCCEEDED:
+                    lost.append(parent)
+            if lost:
+                stack += lost
+            else:
+                found[one.id] = stack.pop()
+        return list(found.values())
 
     def _collect(self, task: TaskRecord, peer: bytes, request: bytes) -> None:
         if request:
@@ -361,8 +381,12 @@ class Broker:
             elif task.live or task.state is State.SUCCEEDED:
                 unchanged[id] = f"it is {task.state}"
             else:
-                self.reopen(task, now, f"retried by {event.who or 'a client'}")
-                changed.append(id)
+                try:
+                    self.reopen(task, now, f"retried by {event.who or 'a client'}")
+                except errors.MissingParent as error:
+                    unchanged[id] = error.message
+                else:
+                    changed.append(id)
         self.reply(event.peer, call, Done(call.request, changed, unchanged))
 
     def _drain(self, event: Heard, call: Drain, now: float) -> None:

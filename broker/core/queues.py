@@ -69,6 +69,10 @@ class Lane:
         self.tasks: deque[TaskRecord] = deque()
         self.size = 0  #: tasks that are still queued; the deque may hold others, skipped on the way
 
+    def tidy(self) -> None:
+        """Drop entries of tasks that have left, so that one who comes back stands here once."""
+        self.tasks = deque(task for task in self.tasks if task.lane is self)
+
     def head(self) -> TaskRecord:
         """The next task. Call it only while `size` is above 0."""
         tasks = self.tasks
@@ -152,6 +156,8 @@ class Queue:
             lane = klass.lanes[spec.priority, spec.project] = Lane(
                 klass, spec.priority, self._project(spec.project)
             )
+        if len(lane.tasks) > lane.size and (task.made or task.run > 1):
+            lane.tidy()  # it may have left an entry behind
         if first:
             lane.tasks.appendleft(task)
         else:
@@ -194,6 +200,12 @@ class Queue:
                 del self.projects[lane.project.name]
         if not klass.size:
             del self.active[klass.key]
+
+    def put_in_order(self) -> None:
+        """First come, first served, after tasks were loaded in any order."""
+        for lane in self.lanes():
+            lane.tidy()
+            lane.tasks = deque(sorted(lane.tasks, key=lambda task: task.order))
 
     def lanes(self) -> Iterator[Lane]:
         """Every lane that holds a task."""

@@ -155,9 +155,8 @@ class BrokerState:
                 self.apply(fact)
 
     def _accepted(self, fact: Accepted) -> None:
-        self.order += 1
         spec = fact.spec
-        task = TaskRecord(fact.id, spec, self.order, fact.at)
+        task = TaskRecord(fact.id, spec, self._place(fact.order), fact.at)
         task.content = fact.content
         task.queue_limit = fact.queue_limit
         self.tasks[fact.id] = task
@@ -172,8 +171,18 @@ class BrokerState:
             self.counts[State.QUEUED] += 1
             self._enqueue(task)
 
-    def _join(self, task: TaskRecord) -> None:
-        """Hang a task under its parents and count those that have not succeeded."""
+    def _place(self, order: int) -> int:
+        """The place of a new run: as its fact says, else behind all."""
+        order = order or self.order + 1
+        self.order = max(self.order, order)
+        return order
+
+    def _join(self, task: TaskRecord, again: bool = False) -> None:
+        """Hang a task under its parents and count those that have not succeeded.
+
+        Args:
+            again: it may hang there already.
+        """
         task.waiting = 0
         for id in task.spec.after.values():
             parent = self.tasks.get(id)
@@ -185,7 +194,7 @@ class BrokerState:
             if parent is not None:
                 if parent.children is None:
                     parent.children = []
-                if task not in parent.children:
+                if not again or task not in parent.children:
                     parent.children.append(task)
 
     def _enqueue(self, task: TaskRecord, first: bool = False) -> None:
@@ -283,7 +292,7 @@ class BrokerState:
             task.blob = fact.blob
         else:
             task.failure = fact.failure
-            _COUNT.get(fact.outcome, _count_nothing)(task)
+            _COUNT.get(fact.outcome, _count_error)(task)
             if fact.memory_gb is not None:
                 task.memory_gb = fact.memory_gb
         task.retry_at = fact.retry_at
@@ -316,12 +325,13 @@ class BrokerState:
         attempt, task.attempt = task.attempt, None
         if attempt is not None:
             attempt.revoked = True
-            _COUNT.get(fact.outcome, _count_nothing)(task)
+            _COUNT.get(fact.outcome, _count_error)(task)
         self._move(task, cause, fact.at)
         self._tell(task, cause, fact.at, fact.why)
         if cause in (Cause.REOPEN, Cause.REOPEN_WAITING):
             self._reopen(task)
             task.opened = fact.at
+            task.order = self._place(fact.order)
         if task.state is State.QUEUED:
             self._enqueue(task, first=cause is Cause.REQUEUE)
         elif task.state in TERMINAL:
@@ -333,7 +343,7 @@ class BrokerState:
         task.ended = task.retry_at = task.failure = task.memory_gb = task.started = None
         self.unfinished += 1
         if task.spec.after:
-            self._join(task)
+            self._join(task, again=True)
 
     def _over(self, task: TaskRecord, at: float) -> None:
         task.ended = at
@@ -488,11 +498,18 @@ class BrokerState:
             self._enqueue(task)
         return task
 
-    def rejoin(self, tasks: Iterable[TaskRecord]) -> None:
-        """Hang restored tasks under their parents, which must be there by now."""
-        for task in tasks:
+    def rejoin(self) -> None:
+        """Hang every unfinished task under its parents, and put the queue in order.
+
+        Call it once all that was loaded is there: records and rows of the journal come in an order
+        of their own, so a child may have come before its parent.
+        """
+        for task in self.tasks.values():
+            task.children = None
+        for task in self.tasks.values():
             if task.spec.after and task.live:
                 self._join(task)
+        self.queue.put_in_order()
 
     def forget(self, task: TaskRecord) -> None:
         """Let go of an ended task that the store's tables hold."""
@@ -588,11 +605,14 @@ def _count_nothing(task: TaskRecord) -> None:
 
 
 _COUNT: dict[str, Callable[[TaskRecord], None]] = {
-    "error": _count_error,
+    "": _count_nothing,
+    "handed_back": _count_nothing,
+    "recalled": _count_nothing,
+    "cancelled": _count_nothing,
     "out_of_memory": _count_memory,
     "killed": _count_death,
     "lost": _count_loss,
-}
+}  #: by outcome; any other is an error of the task
 
 
 def _with_memory(variant: Variant, more: float) -> Variant:

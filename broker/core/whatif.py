@@ -54,7 +54,9 @@ class Case:
         self.due = max(now, task.retry_at) if task.retry_at is not None else now
         #: what joins the queue when its parents have succeeded, or its back-off is over
         self.joining = self._joining()
-        self.klass = next((klass for one, klass in self.joining if one is task), task.klass)
+        # A task that has only waited for its parents has no class of its own yet.
+        own = [klass for one, klass in self.joining if one is task]
+        self.klass = own[0] if own else task.klass
         classes = {klass.key: klass for _, klass in self.joining}
         classes[self.klass.key] = self.klass
         for klass in state.queue.active.values():
