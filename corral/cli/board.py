@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.tree import Tree
 
 from corral.cli.output import talk
-from corral.client.engine import shown_as_update
+from corral.client.pending import shown_as_update
 from corral.tasks import TERMINAL, State
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from corral.cli.output import Output, talk, value_text
 from corral.cli.root import DETACHED, tell
-from corral.client.engine import shown_as_update
+from corral.client.pending import shown_as_update
 from corral.errors import CorralError, TaskCancelled, TaskFailed
 from corral.tasks import TERMINAL, Failure, State
 

@@ -99,7 +99,7 @@ def show(client: Client, out: Output, name: str) -> None:
     """Show the tasks of the pipeline called NAME, newest first."""
     from corral.cli.board import Board
     from corral.cli.views import task_columns
-    from corral.client.engine import shown_as_update
+    from corral.client.pending import shown_as_update
 
     found = client.tasks(project=name, limit=1_000_000)
     if not found:

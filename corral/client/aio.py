@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
 from corral import config, keys, messages
-from corral.client.engine import Engine, shown_as_update
+from corral.client.engine import Engine
 from corral.client.handles import AsyncHandle, BaseHandle, Outcome
+from corral.client.pending import shown_as_update
 from corral.config import Settings
 from corral.messages import BrokerView, Done, Explanation, KeyView, TaskView, Update, WorkerView
 from corral.tasks import TERMINAL, Needs, Retry, State, Task, force_gpu, prefer_gpu
@@ -105,8 +105,7 @@ class Calls(Engine[H], Generic[H]):
         Raises:
             NotFound, AmbiguousId: an id means no task, or several.
         """
-        call = messages.Show
-        return (await self.ask(lambda request: call(request, list(ids)), messages.Shown)).tasks
+        return (await self.ask(messages.Show, messages.Shown, list(ids))).tasks
 
     async def tasks(
         self,
@@ -124,25 +123,23 @@ class Calls(Engine[H], Generic[H]):
             size = min(PAGE, limit - len(found))
             before = found[-1].id if found else ""
             filters = (wanted, kind, project, worker, size, before)
-            page = await self.ask(partial(_list, filters), messages.Shown)
-            found += page.tasks
-            if len(page.tasks) < size:
+            page = (await self.ask(messages.List, messages.Shown, *filters)).tasks
+            found += page
+            if len(page) < size:
                 break
         return found
 
     async def explain(self, id: str) -> Explanation:
         """Why a task does not run, worker by worker and need by need, and what would let it."""
-        answer = messages.Explained
-        return (await self.ask(lambda request: messages.Explain(request, id), answer)).explanation
+        return (await self.ask(messages.Explain, messages.Explained, id)).explanation
 
     async def cancel(self, ids: Sequence[str], reason: str = "") -> Done:
         """Cancel tasks for good; durable when it returns."""
-        call = messages.Cancel
-        return await self.ask(lambda request: call(request, list(ids), reason), Done)
+        return await self.ask(messages.Cancel, Done, list(ids), reason)
 
     async def retry(self, ids: Sequence[str]) -> Done:
         """Open a new run of tasks that ended without success."""
-        return await self.ask(lambda request: messages.Retry(request, list(ids)), Done)
+        return await self.ask(messages.Retry, Done, list(ids))
 
     async def workers(self) -> list[WorkerView]:
         """Every worker in the registry."""
@@ -156,12 +153,11 @@ class Calls(Engine[H], Generic[H]):
         Args:
             policy: `wait`, `requeue` or `kill`.
         """
-        call = messages.Drain
-        return await self.ask(lambda request: call(request, worker, reason, deadline, policy), Done)
+        return await self.ask(messages.Drain, Done, worker, reason, deadline, policy)
 
     async def resume(self, worker: str) -> Done:
         """Give a drained or draining worker work again."""
-        return await self.ask(lambda request: messages.Resume(request, worker), Done)
+        return await self.ask(messages.Resume, Done, worker)
 
     async def status(self) -> BrokerView:
         """The broker's own figures."""
@@ -169,19 +165,15 @@ class Calls(Engine[H], Generic[H]):
 
     async def keys(self) -> list[KeyView]:
         """Every key that the broker knows, revoked ones too."""
-        return await self._keys("list")
+        return (await self.ask(messages.Keys, messages.KeysAre, "list")).keys
 
     async def add_key(self, public: str, role: str, name: str) -> list[KeyView]:
-        """Let the holder of a public key in."""
-        return await self._keys("add", public, role, name)
+        """Let the holder of a public key in; returns every key."""
+        return (await self.ask(messages.Keys, messages.KeysAre, "add", public, role, name)).keys
 
     async def revoke_key(self, name: str) -> list[KeyView]:
-        """Take access from a key, given by its name or its public half; drops its peers."""
-        return await self._keys("revoke", "", "", name)
-
-    async def _keys(self, *fields: str) -> list[KeyView]:
-        answer = messages.KeysAre
-        return (await self.ask(lambda request: messages.Keys(request, *fields), answer)).keys
+        """Take access from a key, by its name or its public half; returns every key."""
+        return (await self.ask(messages.Keys, messages.KeysAre, "revoke", "", "", name)).keys
 
     async def logs(self, id: str, attempt: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
         """An attempt's log, piece by piece; 0 is the last attempt. `follow` waits for its end.
@@ -196,8 +188,7 @@ class Calls(Engine[H], Generic[H]):
             if newest != number:
                 number, at = newest, 0
             while number:
-                call = partial(_logs, id, number, at)
-                piece = await self.ask(call, messages.Chunk)
+                piece = await self.ask(messages.Logs, messages.Chunk, id, number, at)
                 at += len(piece.data)
                 if piece.data:
                     yield piece.data
@@ -232,14 +223,6 @@ class Calls(Engine[H], Generic[H]):
         finally:
             await updates.aclose()  # type: ignore[attr-defined]  # it is a generator
             self.unsubscribe(stream)  # one that was never read ends nothing by itself
-
-
-def _list(filters: tuple[list[State], str, str, str, int, str], request: bytes) -> messages.List:
-    return messages.List(request, *filters)
-
-
-def _logs(id: str, attempt: int, offset: int, request: bytes) -> messages.Logs:
-    return messages.Logs(request, id, attempt, offset)
 
 
 class AsyncClient(Calls[AsyncHandle]):

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from corral import errors, messages, wire
 from corral.client.handles import BaseHandle, Inbox, Outcome
 from corral.client.link import Link
+from corral.client.pending import Burst, Sent, Stream
 from corral.errors import BadTask, BrokerUnreachable, CorralError, NotFound, TimedOut, TooLarge
 from corral.keys import KeyFile
 from corral.messages import (
@@ -34,7 +32,6 @@ from corral.messages import (
     Refused,
     Results,
     Submit,
-    TaskView,
     Unwatch,
     Update,
     Updates,
@@ -43,8 +40,6 @@ from corral.messages import (
 from corral.settings import BrokerSettings
 from corral.tasks import Task, request_id
 
-MAX_UNANSWERED = 2_048  # messages of a submission that wait for their answer
-MAX_UNANSWERED_BYTES = 16 << 20
 MAX_MESSAGE = BrokerSettings().max_message
 PATIENCE, IMPATIENCE, MAX_PATIENCE = 2.5, 1.5, 20.0  # s until a resend; grows by this, up to this
 HARD_LIMIT = 3  # times the timeout: for a call that alone stays unanswered
@@ -52,104 +47,12 @@ TICK = 0.25  # s between looks at the clock while something is awaited
 QUIET, MAX_QUIET = 5.0, 60.0  # s without an outcome after which missing ones are asked for
 ASKED_AT_ONCE = 10_000  # ids in one call for results
 POSTS_PER_DRAIN, POSTS_PER_TURN = 32, 512  # messages sent before answers, then others, are heard
-MAX_BEHIND = 10_000  # updates kept for a slow reader of a watch
 
 H = TypeVar("H", bound=BaseHandle)
 A = TypeVar("A", bound=Answer)
 
 
 _NO_HANDLE = [None]
-
-
-class Sent(Struct, eq=False, gc=False):
-    """A call that has no answer yet. It is dropped when it has, so nothing need collect it."""
-
-    request: bytes
-    frames: wire.Frames
-    answered: Callable[[Sent, Any], None]  #: told the answer, or the error that takes its place
-    since: float
-    sent: float
-    tries: int = 0
-    base: int = 0  #: of a submission: index of its first task in the burst
-    count: int = 0  #: of a submission: how many tasks
-
-    def again(self) -> wire.Frames:
-        """The frames of a resend; a submission says that it is one."""
-        heard = wire.decode(self.frames)
-        if isinstance(heard, wire.Called) and isinstance(heard.call, Submit):
-            return wire.call(msgspec.structs.replace(heard.call, resend=True))
-        return self.frames
-
-
-class Burst(Generic[H]):
-    """A submission in many messages, and the handles that it makes."""
-
-    __slots__ = ("answered", "bytes", "error", "handles", "now", "posted", "room", "unanswered")
-
-    def __init__(self, answered: Callable[[Burst[H], Sent, Any], None]) -> None:
-        self.answered = partial(answered, self)
-        self.handles: list[H | None] = []
-        self.unanswered = self.bytes = self.posted = 0
-        self.error: CorralError | None = None
-        self.now = 0.0  #: read from the clock now and then: often enough for a resend
-        self.room: asyncio.Future[None] | None = None
-
-    @property
-    def full(self) -> bool:
-        return self.unanswered >= MAX_UNANSWERED or self.bytes >= MAX_UNANSWERED_BYTES
-
-
-class Stream:
-    """A watch: what has come and was not read yet."""
-
-    __slots__ = ("behind", "error", "ids", "items", "request", "seq", "waiter")
-
-    def __init__(self, request: bytes, ids: list[str], seq: int | None) -> None:
-        self.request, self.ids, self.seq = request, ids, seq
-        self.items: deque[Update] = deque()
-        self.behind = False
-        self.error: CorralError | None = None
-        self.waiter: asyncio.Future[None] | None = None
-
-    def put(self, answer: Updates | Refused) -> None:
-        if isinstance(answer, Refused):
-            self.error = errors.from_wire(answer.code, answer.fields)
-            self.wake()
-            return
-        if self.behind:
-            return
-        if answer.snapshot is not None:
-            self.items.clear()
-            self.items.extend(shown_as_update(view, answer.seq) for view in answer.snapshot)
-        self.items.extend(answer.items)
-        if answer.items:
-            self.seq = max(answer.items[-1].seq, self.seq or 0)
-        if answer.seq:
-            self.seq = max(answer.seq, self.seq or 0)
-        self.behind = len(self.items) > MAX_BEHIND
-        self.wake()
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-
-def shown_as_update(view: TaskView, seq: int = 0) -> Update:
-    """The state of a task as the item of a watch that stands for all that was before."""
-    attempt = view.attempts[-1].number if view.attempts else 0
-    return Update(
-        seq=seq,
-        at=view.ended or view.started or view.submitted,
-        id=view.id,
-        kind=view.kind,
-        state=view.state,
-        cause="snapshot",
-        why=view.failure.message if view.failure else "",
-        worker=view.worker,
-        attempt=attempt,
-        progress=view.progress,
-        metrics=view.metrics,
-    )
 
 
 class Engine(Generic[H]):
@@ -298,8 +201,8 @@ class Engine(Generic[H]):
         self._count += 1
         return self._identity + (self._count & 0xFFFFFFFF).to_bytes(4, "big")
 
-    async def ask(self, make: Callable[[bytes], Call], answer: type[A]) -> A:
-        """Make one call, built from its request id, and return the answer.
+    async def ask(self, call: type[Call], answer: type[A], *fields: Any) -> A:
+        """Make one call, of these fields behind its request id, and return the answer.
 
         Raises:
             BrokerUnreachable: nothing came within the client's timeout.
@@ -315,9 +218,9 @@ class Engine(Generic[H]):
                 future.set_result(told)
 
         now = self._loop.time()
-        sent = self._unanswered[request] = Sent(
-            request, wire.call(make(request)), answered, now, now
-        )
+        make: Callable[..., Call] = call
+        frames = wire.call(make(request, *fields))
+        sent = self._unanswered[request] = Sent(request, frames, answered, now, now)
         self._send(sent, now)
         link.receive()
         self._watch_clock()
@@ -550,7 +453,7 @@ class Engine(Generic[H]):
         """A large result, packed, fetched piece by piece."""
         pieces = bytearray()
         while True:
-            chunk = await self.ask(partial(_blob, digest, len(pieces)), Chunk)
+            chunk = await self.ask(Blob, Chunk, digest, len(pieces))
             pieces += chunk.data
             if chunk.end or not chunk.data:
                 return bytes(pieces)
@@ -602,10 +505,6 @@ class Engine(Generic[H]):
         if self._link is not None and self._link.up:
             self._link.send(wire.call(Unwatch(self._new_request(), stream.request)))
             self._link.receive()
-
-
-def _blob(digest: str, offset: int, request: bytes) -> Blob:
-    return Blob(request, digest, offset)
 
 
 def _error_in(told: Answer | CorralError) -> CorralError:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from corral import Client, Task, messages, tasks
-from corral.client import AsyncClient, engine
+from corral.client import AsyncClient, engine, pending
 from corral.errors import (
     BadTask,
     DuplicateId,
@@ -148,7 +148,7 @@ def test_a_refusal_among_many_says_which_tasks_it_concerns() -> None:
 
 
 def test_unanswered_messages_hold_the_rest_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "MAX_UNANSWERED", 8)
+    monkeypatch.setattr(pending, "MAX_UNANSWERED", 8)
     held: list[Submit] = []
     release = threading.Event()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corral import Client, messages
-from corral.client import engine
+from corral.client import pending
 from corral.errors import NotAllowed, NotFound
 from corral.messages import Answer, Call, Refused, Shown, TaskView, Update, Updates, Watch
 from corral.tasks import State
@@ -17,9 +17,8 @@ def update(seq: int, state: State | None = None, id: str = "t") -> Update:
 
 
 def view(state: State, id: str = "t", attempts: int = 0) -> TaskView:
-    tried = [
-        messages.AttemptView(number=n, worker="w1", started=0.0) for n in range(1, attempts + 1)
-    ]
+    attempt = messages.AttemptView
+    tried = [attempt(number=n, worker="w1", started=0.0) for n in range(1, attempts + 1)]
     return TaskView(id=id, kind="train", state=state, worker="w1", attempts=tried)
 
 
@@ -128,7 +127,7 @@ def test_a_snapshot_stands_for_what_was_missed() -> None:
 def test_a_slow_reader_keeps_memory_bounded_and_goes_on_from_what_it_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine, "MAX_BEHIND", 5)
+    monkeypatch.setattr(pending, "MAX_BEHIND", 5)
 
     def script(call: Call) -> list[Answer]:
         if not isinstance(call, Watch):

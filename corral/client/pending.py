@@ -1,0 +1,117 @@
+"""What a client waits for: calls without an answer, submissions in many messages, watches.
+
+Only their state. Who sends them, and when again, is `corral.client.engine`'s matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from corral import errors, wire
+from corral.client.handles import BaseHandle
+from corral.errors import CorralError
+from corral.messages import Refused, Submit, TaskView, Update, Updates
+
+MAX_UNANSWERED = 2_048  # messages of a submission that wait for their answer
+MAX_UNANSWERED_BYTES = 16 << 20
+MAX_BEHIND = 10_000  # updates kept for a slow reader of a watch
+
+H = TypeVar("H", bound=BaseHandle)
+
+
+class Sent(Struct, eq=False, gc=False):
+    """A call that has no answer yet. It is dropped when it has, so nothing need collect it."""
+
+    request: bytes
+    frames: wire.Frames
+    answered: Callable[[Sent, Any], None]  #: told the answer, or the error that takes its place
+    since: float
+    sent: float
+    tries: int = 0
+    base: int = 0  #: of a submission: index of its first task in the burst
+    count: int = 0  #: of a submission: how many tasks
+
+    def again(self) -> wire.Frames:
+        """The frames of a resend; a submission says that it is one."""
+        heard = wire.decode(self.frames)
+        if isinstance(heard, wire.Called) and isinstance(heard.call, Submit):
+            return wire.call(msgspec.structs.replace(heard.call, resend=True))
+        return self.frames
+
+
+class Burst(Generic[H]):
+    """A submission in many messages, and the handles that it makes."""
+
+    __slots__ = ("answered", "bytes", "error", "handles", "now", "posted", "room", "unanswered")
+
+    def __init__(self, answered: Callable[[Burst[H], Sent, Any], None]) -> None:
+        self.answered = partial(answered, self)
+        self.handles: list[H | None] = []
+        self.unanswered = self.bytes = self.posted = 0
+        self.error: CorralError | None = None
+        self.now = 0.0  #: read from the clock now and then: often enough for a resend
+        self.room: asyncio.Future[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        return self.unanswered >= MAX_UNANSWERED or self.bytes >= MAX_UNANSWERED_BYTES
+
+
+class Stream:
+    """A watch: what has come and was not read yet."""
+
+    __slots__ = ("behind", "error", "ids", "items", "request", "seq", "waiter")
+
+    def __init__(self, request: bytes, ids: list[str], seq: int | None) -> None:
+        self.request, self.ids, self.seq = request, ids, seq
+        self.items: deque[Update] = deque()
+        self.behind = False
+        self.error: CorralError | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    def put(self, answer: Updates | Refused) -> None:
+        if isinstance(answer, Refused):
+            self.error = errors.from_wire(answer.code, answer.fields)
+            self.wake()
+            return
+        if self.behind:
+            return
+        if answer.snapshot is not None:
+            self.items.clear()
+            self.items.extend(shown_as_update(view, answer.seq) for view in answer.snapshot)
+        self.items.extend(answer.items)
+        if answer.items:
+            self.seq = max(answer.items[-1].seq, self.seq or 0)
+        if answer.seq:
+            self.seq = max(answer.seq, self.seq or 0)
+        self.behind = len(self.items) > MAX_BEHIND
+        self.wake()
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+def shown_as_update(view: TaskView, seq: int = 0) -> Update:
+    """The state of a task as the item of a watch that stands for all that was before."""
+    attempt = view.attempts[-1].number if view.attempts else 0
+    return Update(
+        seq=seq,
+        at=view.ended or view.started or view.submitted,
+        id=view.id,
+        kind=view.kind,
+        state=view.state,
+        cause="snapshot",
+        why=view.failure.message if view.failure else "",
+        worker=view.worker,
+        attempt=attempt,
+        progress=view.progress,
+        metrics=view.metrics,
+    )
