@@ -34,7 +34,7 @@ MAX_PARENTS = 10_000
 MAX_BATCH = 100_000  # tasks of one submission
 
 _FLAT = 400  # bytes: what is shorter cannot be nested too deep
-_SHELL = b"\x91" * 500  # what carries a value nests it deeper: messages, journal, the callers' stack
+_SHELL = b"\x91" * 500  # what carries a value nests it deeper: journal, messages, callers
 _skip = msgspec.msgpack.Decoder(msgspec.Raw).decode
 _NO_PARENTS: dict[str, str] = {}  # shared by all that have none
 

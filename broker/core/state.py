@@ -245,7 +245,9 @@ class BrokerState:
         booking = self.ledger.bookings.get(fact.booking)
         if booking is None:
             worker = self.worker(fact.worker, fact.at)
-            booking = Booking(fact.booking, worker, fact.variant, Amount(fact.need), fact.gpus)
+            booking = Booking(
+                fact.booking, worker, fact.variant, Amount(fact.need), fact.gpus, fact.at
+            )
             self.booking = max(self.booking, fact.booking)
             self.take(booking)
         return booking

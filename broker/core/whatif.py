@@ -121,7 +121,7 @@ class Case:
         finished = {part.subject for part in parts if part.action == "finish"}
         then = self.now + sum(part.amount for part in parts if part.action == "wait")
         if then < self.due or any(parent.id not in finished for parent in self.parents):
-            return Outcome(False, [], {})
+            return Outcome(False, [], {}, {})
         with World(self, then, parts) as world:
             return world.round()
 
