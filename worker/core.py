@@ -371,6 +371,8 @@ class Core:
             if self.checkpoints:
                 self._save(token)
         child.finished += message.count
+        if lane.verdict is not None:
+            lane.verdict = "handed_back", "its process was killed for the attempt before it"
         self.pace.learn(lane.kind, message.count, message.busy)
         lane.follow(self._now)
         if len(lane.fed) == 1:
@@ -391,6 +393,8 @@ class Core:
         lane.fed = deque(item for item in lane.fed if item.token not in returned)
         lane.queue.extendleft(reversed(back))
         lane.due = self._now
+        if lane.running in returned:  # it was about to begin, and has not
+            lane.follow(self._now)
         if lane.fed and lane.fed[0].token == message.running:
             lane.running, lane.began, lane.late = message.running, message.began, True
         self._settle(lane)
@@ -451,18 +455,22 @@ class Core:
         lane.queue.extendleft(reversed(lane.fed))
         lane.fed.clear()
         lane.recounting = False
-        for item in over:
+        ends: list[Ended] = []
+        for index, item in enumerate(over, 1):
             del self.where[item.token]
+            lane.recalled.discard(item.token)
             self._save(item.token)
-        if over:
-            lost = "its result was lost when its process died under the next attempt"
-            ends = [self._ended(item.token, "handed_back", lost) for item in over[:-1]]
-            last = over[-1]
-            outcome, message = self._fate(lane, last.token) or ("killed", how)
-            ends.append(self._ended(last.token, outcome, message, seconds))
-            self._do(Bury(child.number, last.id, last.attempt))
-            self._do(Say(f"{lane.kind} {last.id} attempt {last.attempt}: {message}", warning=True))
-            self._end(ends, seconds)
+            if index < len(over):
+                lane.cancelled.pop(item.token, None)
+                lost = "its result was lost when its process died under the next attempt"
+                ends.append(self._ended(item.token, "handed_back", lost))
+            else:
+                outcome, why = self._fate(lane, item.token) or ("killed", how)
+                ends.append(self._ended(item.token, outcome, why, seconds))
+                self._do(Bury(child.number, item.id, item.attempt))
+                text = f"{lane.kind} {item.id} attempt {item.attempt}: {why}"
+                self._do(Say(text, warning=True))
+        self._end(ends, seconds)
         lane.verdict = None
         lane.follow(self._now)
         self._settle(lane)
@@ -628,6 +636,8 @@ class Core:
     def _nack(self, tokens: list[bytes], reason: str) -> None:
         if tokens and self.session is Session.WELCOMED:
             self._send(Nack(tokens, reason))
+        else:  # a NACK could not be said again; a result is, until it is acknowledged
+            self._end([self._ended(token, "handed_back", reason) for token in tokens])
 
     def _save(self, token: bytes) -> None:
         """Send the checkpoint of `token` unless the broker has it."""
@@ -710,7 +720,7 @@ class Core:
                 began.append(Progressed(lane.running, 0.0, started=True))
             else:
                 self._recount(lane, [item.token for item in lane.fed])
-        if lane.soft_at is not None and now >= lane.soft_at and lane.running:
+        if lane.soft_at is not None and now >= lane.soft_at:
             lane.softened = True
             self._do(Tell(child.number, Ask(lane.running, Want.SOFT)))
         if lane.run_limit is not None and now >= lane.began + lane.run_limit:

@@ -103,8 +103,8 @@ class Booked:
 
     @property
     def soft_at(self) -> float | None:
-        """When its running attempt is warned of the run limit."""
-        if self.run_limit is None or self.softened:
+        """When the running attempt, if it is known, is warned of its limit; None: never or done."""
+        if self.run_limit is None or self.softened or not self.running:
             return None
         return self.began + max(self.run_limit * SOFT_SHARE, self.run_limit - SOFT_SECONDS)
 

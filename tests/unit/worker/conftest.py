@@ -117,7 +117,7 @@ class Story:
         """Time passes; the mind is asked whenever it wants to be, and at the end."""
         until = self.now + seconds
         out: list[Instruction] = []
-        for _ in range(10_000):
+        for _ in range(1_000):
             due = self.core.next_deadline()
             if due > until:
                 break

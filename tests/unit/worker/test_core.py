@@ -374,6 +374,18 @@ def test_a_recall_reaches_into_the_child(story: Story) -> None:
     assert story.sent(Nack) == [Nack([token(3), token(4)], "recalled")]
 
 
+def test_what_is_handed_back_while_the_broker_is_away_is_not_forgotten(story: Story) -> None:
+    story.welcomed().learns(0.000_5).assigns(lane(1, *range(10)))
+    story.ready(1)
+    story.recalls(3)
+    story.happens(Lost("it ended"))
+    story.happens(Connected())
+    story.given(1, 0, *range(1, 10))
+    adopted = [token(n) for n in range(10)]
+    story.says(Welcome(2, 2.0, 10.0, 0.0, adopted))
+    assert story.outcomes() == {token(3): "handed_back"}
+
+
 def test_a_recall_of_what_began_meanwhile_is_void(story: Story) -> None:
     story.welcomed().learns(0.000_5).assigns(lane(1, "a", "b"))
     story.ready(1)
@@ -469,6 +481,16 @@ def test_a_result_that_crosses_the_kill_counts(story: Story) -> None:
     assert len(story.sent(Finished)) == 1
     story.dies(1, begun=1, how="SIGKILL")
     assert story.outcomes() == {}
+
+
+def test_a_kill_that_hits_the_next_attempt_is_not_its_fault(story: Story) -> None:
+    story.welcomed(lease=100.0).learns(0.000_5).assigns(lane(1, "a", "b", run_limit=1.0))
+    story.ready(1)
+    story.passes(1.1)  # the child does not even say what runs
+    assert story.of(Kill) == [Kill(1)]
+    story.done(1, seconds=1.05)
+    story.dies(1, begun=2, how="SIGKILL")
+    assert story.outcomes() == {token("b"): "handed_back"}
 
 
 def test_too_much_memory_kills(story: Story) -> None:
