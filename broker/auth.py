@@ -21,7 +21,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
 from corral import keys
-from corral.errors import KeysRequired, NotAllowed, UnknownKey, Usage
+from corral.errors import KeysRequired, NotAllowed, StoreFull, UnknownKey, Usage
 from corral.messages import ROLES, SERVICE_OF, KeyView
 from corral.tasks import is_name
 from corral.wire import Called, Inbound, Malformed, Requested
@@ -92,6 +92,7 @@ class KeyTable:
 
         Raises:
             Usage: no public key, no such role, or no fit name.
+            StoreFull: the table cannot be written; nothing changed.
         """
         if not _is_public(public):
             raise Usage(what=f"{public[:80]!r} is no public key: 40 characters of Z85")
@@ -112,6 +113,7 @@ class KeyTable:
         Raises:
             UnknownKey: none with access is called so.
             Usage: it is the last operator's, and nobody could give access again.
+            StoreFull: the table cannot be written; nothing changed.
         """
         key = self.get(name) or self._named(name)
         if key is None:
@@ -129,7 +131,10 @@ class KeyTable:
         return next((key for key in self._active() if key.name == name), None)
 
     def _store(self, changed: dict[str, Key]) -> None:
-        keys.replace(self._folder / keys.TABLE_FILE, list(changed.values()))
+        try:
+            keys.replace(self._folder / keys.TABLE_FILE, list(changed.values()))
+        except OSError as error:
+            raise StoreFull(why=f"{self._folder}: {error.strerror}") from None
         self._keys = changed  # one assignment: the authenticator's thread reads it
 
 

@@ -29,7 +29,7 @@ from broker.queries import Queries
 from broker.store import Store
 from broker.watch import Watches
 from corral import wire
-from corral.errors import AddressInUse, CorralError, StoreFull
+from corral.errors import AddressInUse, CorralError, KeyRefused, StoreFull
 from corral.messages import (
     NIL,
     SERVICE_OF,
@@ -49,7 +49,7 @@ from corral.messages import (
     Submit,
 )
 from corral.settings import BrokerSettings
-from corral.wire import Called, Extended, Inbound, Malformed, Replied
+from corral.wire import Called, Extended, Inbound, Malformed, Replied, Requested
 
 MAX_TURN = 2000  # messages of one turn
 MAX_TURN_SECONDS = 0.02
@@ -199,6 +199,7 @@ class Server:
                 key = gate.user(peer, first)
                 if key is None:
                     self.drop(peer)
+                    self._deny(peer, message, KeyRefused(endpoint=self.endpoint))
                     continue
                 denied = refusal(key, message)
                 if denied is not None:
@@ -378,15 +379,17 @@ class Server:
         worker = self.broker.fleet.peers.get(peer)
         if worker is not None:
             self.outbox.send(peer, wire.disconnect(wire.Dialect(worker.dialect)))
-        self.events.append(PeerLost(peer))
+        self.events.append(PeerLost(peer, revoked=True))
         self.watches.drop(peer)
 
     def _deny(self, peer: bytes, message: Inbound, error: CorralError) -> None:
         self.broker.refused[error.code] += 1
         if isinstance(message, Called):
             self.refuse(peer, message.call, error)
-        else:
+        elif isinstance(message, Extended):
             self.outbox.send(peer, wire.disconnect())
+        elif not isinstance(message, Requested) and message.dialect is not None:
+            self.outbox.send(peer, wire.disconnect(message.dialect))
 
     def refuse(self, peer: bytes, call: Call, error: CorralError) -> None:
         """Tell a client why its call changed nothing."""

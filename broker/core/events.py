@@ -23,6 +23,7 @@ class PeerLost(Struct, frozen=True, gc=False):
     """A message could not be delivered: the peer's connection is gone."""
 
     peer: bytes
+    revoked: bool = False  #: its key gives no access any more: no lease holds
 
 
 class Turn(Struct, frozen=True, gc=False):

@@ -202,12 +202,16 @@ class Fleet:
 
     # --- silence and leaving --------------------------------------------------------------
 
-    def peer_lost(self, peer: bytes, now: float) -> None:
-        """Its connection is gone. A native worker may come back; its lease runs on."""
+    def peer_lost(self, peer: bytes, now: float, revoked: bool = False) -> None:
+        """Its connection is gone. A native worker may come back, so its lease runs on; not so
+        when its key was revoked."""
         worker = self.peers.get(peer)
         if worker is None:
             return
-        if worker.native:
+        if worker.native and revoked:
+            self._detach(worker)
+            self._lost(worker, now, "its key was revoked")
+        elif worker.native:
             self._detach(worker)
             worker.health = Health.SUSPECT
             self.state.queue.touch((worker.name,))
@@ -271,7 +275,7 @@ class Fleet:
         if late > settings.heartbeat:
             # This broker stood still, so silence during that time proves nothing.
             for worker in self.state.workers.values():
-                worker.seen += late
+                worker.seen = min(now, worker.seen + late)
             self.adoption_ends += late
         self.next_sweep = now + settings.heartbeat
         effects = self.broker.effects

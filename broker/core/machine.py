@@ -122,7 +122,7 @@ class Broker:
         elif type(event) is Turn:
             self._turn(now)
         elif type(event) is PeerLost:
-            self.fleet.peer_lost(event.peer, now)
+            self.fleet.peer_lost(event.peer, now, event.revoked)
         effects, self.effects = self.effects, []
         if self.facts:
             effects.insert(0, Persist(self.facts))

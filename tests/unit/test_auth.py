@@ -24,7 +24,7 @@ from broker.auth import (
     require_keys,
 )
 from corral import keys, messages, wire
-from corral.errors import BadConfig, KeysRequired, NotFound, UnknownKey, Usage
+from corral.errors import BadConfig, KeysRequired, NotFound, StoreFull, UnknownKey, Usage
 from corral.messages import SERVICES, Document
 from corral.wire import Called, Dialect
 
@@ -507,6 +507,22 @@ def test_what_the_gate_remembers_is_bounded(house: House) -> None:
     public = str(frame.get("User-Id"))
     assert len(house.gate.peers(public)) == MAX_BOUND
     assert (0).to_bytes(5, "big") not in house.gate.peers(public)
+
+
+def test_a_change_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    public, _ = new_key()
+    table = KeyTable(folder)
+    table.add(public, "client", "ada", now=1.0)
+    (folder / keys.TABLE_FILE).rename(tmp_path / "kept")
+    folder.rmdir()
+    folder.write_text("a file where the folder was: no write can succeed")
+    with pytest.raises(StoreFull, match="keys"):
+        table.add(new_key()[0], "client", "bob", now=2.0)
+    with pytest.raises(StoreFull):
+        table.revoke("ada", now=2.0)
+    assert [key.name for key in table.listed()] == ["ada"]
+    assert table.get(public) is not None
 
 
 def test_no_secret_is_in_the_table(tmp_path: Path) -> None:
