@@ -10,6 +10,7 @@ Tiny tasks are why this file is careful: an attempt costs no system call or file
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
 import signal
@@ -260,6 +261,7 @@ def _peak_gb() -> float:
 
 def main() -> None:
     """Arguments: the kind, and the descriptors of the two sockets and of the shared page."""
+    faulthandler.enable()  # what a segmentation fault interrupted is in the attempt's log
     data, control = (socket.socket(fileno=int(number)) for number in sys.argv[2:4])
     page = int(sys.argv[4])
     for descriptor in (data.fileno(), control.fileno(), page):

@@ -16,6 +16,7 @@ these kinds beside the built-in ones; `tests.support.kinds.environment()` gives 
 | `chatter` | writes to standard output in every way there is |
 | `surroundings` | returns environment, cores, folder and process ids |
 | `odd_result` | returns what does not travel, or too much |
+| `progress_twice` | tells its progress twice, then is silent |
 | `stubborn` | ignores every wish to stop |
 | `lacks_module`, `lacks_extra` | need what is not installed |
 """
@@ -296,6 +297,14 @@ def stubborn(params: dict[str, float], run: Run) -> float:
     """Sleep `seconds` in one piece, whatever anybody wants."""
     time.sleep(params["seconds"])
     return params["seconds"]
+
+
+@handler("progress_twice", needs=WAITS, version="1")
+def progress_twice(params: dict[str, float], run: Run) -> None:
+    """Tell progress twice at once, then be silent for `seconds`."""
+    run.progress(0.25, loss=0.5)
+    run.progress(0.5, loss=0.25)
+    time.sleep(params["seconds"])
 
 
 @handler("lacks_module", needs=WAITS, version="1")
