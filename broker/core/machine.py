@@ -418,8 +418,8 @@ class Broker:
             self.at(until, self._drain_deadline, worker.name)
 
     def attempts_on(self, worker: Worker) -> list[Attempt]:
-        """Open attempts of one worker."""
-        return [a for a in self.state.attempts.values() if a.booking.worker is worker]
+        """Open attempts of one worker, newest first: the oldest is queued again before others."""
+        return [a for a in reversed(self.state.attempts.values()) if a.booking.worker is worker]
 
     def _drain_deadline(self, name: str, now: float) -> None:
         worker = self.state.workers.get(name)
@@ -533,6 +533,7 @@ class Broker:
             if worker.native:
                 booking.klass = klass
                 klass.bookings[number] = booking
+                klass.held += booking.open
         peer = worker.peer
         assert peer is not None
         dialect = Dialect(worker.dialect)
@@ -661,7 +662,7 @@ class Broker:
                 )
 
     def _nack(self, event: Heard, worker: Worker, message: Nack, now: float) -> None:
-        for token in message.tokens:
+        for token in sorted(message.tokens, reverse=True):  # newest first, as in `attempts_on`
             ended = Ended(token, "recalled", failure=Failure("recalled", message.reason))
             self.ended(event.peer, worker, ended, "", now)
 

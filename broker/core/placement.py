@@ -433,7 +433,9 @@ class Round:
         if gpu is None or cpu is None:
             return ""
         reservation = reserve(klass, 0, task, self.state, self.now)
-        wait = float("inf") if reservation is None else reservation.at - self.now
+        if reservation is None or reservation.at == float("inf"):
+            return ""  # nobody knows when a GPU will be free: only the bound ends the wait
+        wait = reservation.at - self.now
         if cpu < wait + gpu:
             return f"CPU takes {cpu:.1f} s, a GPU {gpu:.1f} s after {wait:.1f} s of waiting"
         return ""
@@ -488,7 +490,7 @@ class Round:
             return 1
         depth = min(MAX_RUN_QUEUE, int(self.state.settings.run_queue / max(seconds, 1e-6)))
         slots = len(klass.bookings) + len(klass.fit[variant])
-        return max(1, min(depth, -(-klass.size // max(slots, 1))))
+        return max(1, min(depth, -(-(klass.size + klass.held) // max(slots, 1))))
 
     def _refill(self, lane: Lane, variant: int) -> bool:
         """Add to a booking of the class that runs low."""

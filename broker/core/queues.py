@@ -85,8 +85,8 @@ class RequestClass:
     """What tasks that ask for the same have in common."""
 
     __slots__ = (
-        "amounts", "bookings", "caches", "capable", "estimates", "fit", "key", "kind", "lanes",
-        "needs", "reserved", "size", "stale",
+        "amounts", "bookings", "caches", "capable", "estimates", "fit", "held", "key", "kind",
+        "lanes", "needs", "reserved", "size", "stale",
     )  # fmt: skip
 
     def __init__(self, key: bytes, kind: str, needs: Needs, caches: tuple[str, ...]) -> None:
@@ -99,6 +99,7 @@ class RequestClass:
         self.lanes: dict[tuple[int, str], Lane] = {}
         self.size = 0
         self.bookings: dict[int, Booking] = {}  #: of this class, to which more may be added
+        self.held = 0  #: attempts that are open in these bookings
         # What fits, kept between turns: per variant the workers that fit now, and those whose
         # whole machine would. `stale` names workers to ask again; None means ask all.
         self.fit: list[dict[str, Worker]] = [{} for _ in needs]
@@ -225,6 +226,7 @@ class Queue:
         for klass in self.classes.values():
             assert (klass.key in self.active) == bool(klass.size)
             assert klass.size == sum(lane.size for lane in klass.lanes.values())
+            assert klass.held == sum(booking.open for booking in klass.bookings.values())
             for lane in klass.lanes.values():
                 alive = {task.id for task in lane.tasks if task.lane is lane}
                 assert lane.size == len(alive) > 0

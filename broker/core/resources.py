@@ -203,6 +203,12 @@ class Ledger:
         for name, count in amount.named.items():
             self.named_used[name] -= count
 
+    def reindex(self) -> None:
+        """Find anew who holds each card: what is loaded may take it before another lets go."""
+        self.gpu_holder = {
+            uuid: booking.number for booking in self.bookings.values() for uuid in booking.gpus
+        }
+
     def named_free(self, name: str) -> int:
         """How many of a named resource are free."""
         return self.named.get(name, 0) - self.named_used.get(name, 0)

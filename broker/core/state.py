@@ -232,6 +232,8 @@ class BrokerState:
         task.made += 1
         attempt = Attempt(token, task.made, fact.at, task, booking, fact.decision)
         booking.open += 1
+        if booking.klass is not None:
+            booking.klass.held += 1
         self.attempts[token] = attempt
         self.queue.remove(task)
         self._move(task, Cause.ASSIGN, fact.at)
@@ -311,11 +313,15 @@ class BrokerState:
 
     def _free(self, attempt: Attempt, at: float) -> None:
         booking = attempt.booking
+        klass = booking.klass
         booking.open -= 1
         booking.began = at
+        if klass is not None:
+            klass.held -= 1
+            self.queue.changed = True  # its slot may run low
         if not booking.open:
-            if booking.klass is not None:
-                booking.klass.bookings.pop(booking.number, None)
+            if klass is not None:
+                del klass.bookings[booking.number]
             self.let_go(booking)
 
     def _moved(self, fact: Moved) -> None:
@@ -501,7 +507,7 @@ class BrokerState:
         return task
 
     def rejoin(self) -> None:
-        """Hang every unfinished task under its parents, and put the queue in order.
+        """Hang every unfinished task under its parents, and put queue and cards in order.
 
         Call it once all that was loaded is there: records and rows of the journal come in an order
         of their own, so a child may have come before its parent.
@@ -512,6 +518,7 @@ class BrokerState:
             if task.spec.after and task.live:
                 self._join(task)
         self.queue.put_in_order()
+        self.ledger.reindex()
 
     def forget(self, task: TaskRecord) -> None:
         """Let go of an ended task that the store's tables hold."""

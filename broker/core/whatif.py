@@ -359,6 +359,7 @@ class World:
         else:
             booking = worker.bookings[placed.booking.number]
         booking.open += len(placed.tasks)
+        klass.held += len(placed.tasks)
         for task in placed.tasks:
             self.state.queue.remove(task)
             self._started = self._started or task.id == self.case.task.id
@@ -422,11 +423,13 @@ class World:
         worker = self.worker(attempt.booking.worker.name)
         booking = worker.bookings[attempt.booking.number]
         booking.open -= 1
+        klass = self._class_of(booking)
+        if klass is not None and booking.number in klass.bookings:
+            klass.held -= 1
         if not booking.open:
-            klass = self._class_of(booking)
+            self.state.let_go(booking)
             if klass is not None:
                 klass.bookings.pop(booking.number, None)
-            self.state.let_go(booking)
 
     def _add_worker(self, part: Part) -> None:
         need, amount = self.case.needs[part.variant], self.klass.amounts[part.variant]
