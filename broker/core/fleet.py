@@ -153,6 +153,10 @@ class Fleet:
             self.turn_away(peer, Dialect.MDP02, "unknown worker", now)
             return None
         worker.seen = now
+        if worker.health is Health.UNAVAILABLE:
+            # Its tokens are revoked and what it runs is unknown: it must say so anew.
+            self.turn_away(peer, Dialect.MDP02, "lease over", now)
+            return None
         if worker.health is Health.SUSPECT:
             worker.health = Health.LIVE
             self.state.queue.touch((worker.name,))
