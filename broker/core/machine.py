@@ -18,7 +18,7 @@ Who may call what is checked before (`broker.auth`); registration and health of 
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -268,7 +268,7 @@ class Broker:
             parent = self.state.tasks[id]
             if not parent.live and parent.state is not State.SUCCEEDED:
                 why = f"its parent {name} ({id}) is {parent.state}"
-                self.move(task, Cause.PARENT_LOST, now, why)
+                self._fact(Moved(now, task.id, Cause.PARENT_LOST, why))
                 return
 
     def reopen(self, task: TaskRecord, now: float, why: str) -> None:
@@ -456,18 +456,20 @@ class Broker:
             self.settle(task, now)
 
     def settle(self, task: TaskRecord, now: float) -> None:
-        """A run is over: tell who waits for it, and its children."""
-        if task.collectors:
-            self._hand_out(task)
-        if not task.children:
-            return
-        for child in list(task.children):
-            if child.state is not State.WAITING:
-                continue
-            if task.state is not State.SUCCEEDED:
-                self._abort_if_lost(child, now)
-            elif child.waiting == 0:
-                self._fact(Moved(now, child.id, Cause.PARENTS_DONE))
+        """A run is over: tell who waits for it, and its children, to any depth."""
+        over = deque((task,))
+        while over:
+            one = over.popleft()
+            if one.collectors:
+                self._hand_out(one)
+            for child in one.children or ():
+                if child.state is not State.WAITING:
+                    continue
+                if one.state is not State.SUCCEEDED:
+                    self._abort_if_lost(child, now)
+                    over.append(child)
+                elif child.waiting == 0:
+                    self._fact(Moved(now, child.id, Cause.PARENTS_DONE))
 
     def _hand_out(self, task: TaskRecord) -> None:
         outcome = outcome_of(task)
@@ -572,6 +574,9 @@ class Broker:
         if attempt.revoked:
             self.refused["late result"] += 1
             self._fact(Closed(now, ended.token, task.id, None, ended.outcome, ended.seconds))
+        elif ended.outcome == "ok" and admission.nested_too_deep(ended.value):
+            failure = Failure("bad_result", "what it returned is nested too deep to be carried")
+            self.move_failed(attempt, "error", failure, now, ended.seconds)
         elif ended.outcome == "ok":
             booking = attempt.booking
             if booking.klass is not None:
@@ -687,11 +692,7 @@ class Broker:
 
 def outcome_of(task: TaskRecord) -> Outcome:
     """How an ended task ended, for its client."""
-    failure = task.failure
-    if failure is None and task.state is not State.SUCCEEDED:
-        why = task.story[-1].why if task.story else ""
-        failure = Failure(task.state.value, why)
-    return Outcome(task.id, task.state, task.value, task.blob, failure)
+    return Outcome(task.id, task.state, task.value, task.blob, task.failure)
 
 
 _CALLS: dict[type[Call], Callable[[Broker, Heard, Any, float], None]] = {

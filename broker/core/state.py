@@ -343,6 +343,7 @@ class BrokerState:
         if task.state is State.QUEUED:
             self._enqueue(task, first=cause is Cause.REQUEUE)
         elif task.state in TERMINAL:
+            task.failure = Failure(fact.outcome or task.state.value, fact.why)
             self._over(task, fact.at)
 
     def _reopen(self, task: TaskRecord) -> None:
