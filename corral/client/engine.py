@@ -19,11 +19,10 @@ import msgspec
 from corral import errors, messages, wire
 from corral.client.handles import BaseHandle, Inbox, Outcome
 from corral.client.link import Link
-from corral.client.pending import Burst, Sent, Stream
+from corral.client.pending import Burst, Sent, Stream, error_in
 from corral.errors import BadTask, BrokerUnreachable, CorralError, NotFound, TimedOut, TooLarge
 from corral.keys import KeyFile
 from corral.messages import (
-    Accepted,
     Answer,
     Blob,
     Call,
@@ -38,7 +37,7 @@ from corral.messages import (
     Watch,
 )
 from corral.settings import BrokerSettings
-from corral.tasks import Task, request_id
+from corral.tasks import Task
 
 MAX_MESSAGE = BrokerSettings().max_message
 PATIENCE, IMPATIENCE, MAX_PATIENCE = 2.5, 1.5, 20.0  # s until a resend; grows by this, up to this
@@ -229,7 +228,7 @@ class Engine(Generic[H]):
         finally:
             self._unanswered.pop(request, None)
         if not isinstance(told, answer):
-            raise _error_in(told)
+            raise error_in(told)
         return told
 
     # --- submissions ----------------------------------------------------------------------
@@ -253,7 +252,7 @@ class Engine(Generic[H]):
 
     def burst(self) -> Burst[H]:
         """A submission that `post` fills and `finish` ends."""
-        return Burst(self._answered)
+        return Burst(self._outstanding, self._make, self._face)
 
     async def post(self, burst: Burst[H], tasks: Iterable[Task], batch: int | None) -> None:
         """Send tasks as part of a burst; returns when there is room for more."""
@@ -296,35 +295,6 @@ class Engine(Generic[H]):
         self._unanswered[request] = sent
         if tries:
             link.send(frames)
-
-    def _answered(self, burst: Burst[H], sent: Sent, told: Answer | CorralError) -> None:
-        burst.unanswered -= 1
-        burst.bytes -= len(sent.frames[-1])
-        if isinstance(told, Accepted) and len(told.ids or ()) in (0, sent.count):
-            self._accepted(burst, sent, told)
-        elif burst.error is None:
-            burst.error = _error_in(told)
-            if len(burst.handles) > 1:
-                burst.error.add_note(f"tasks {sent.base} to {sent.base + sent.count - 1}")
-        if burst.room is not None and not burst.room.done():
-            burst.room.set_result(None)
-
-    def _accepted(self, burst: Burst[H], sent: Sent, answer: Accepted) -> None:
-        ids = answer.ids or [request_id(sent.request, index) for index in range(sent.count)]
-        outstanding, make, face = self._outstanding, self._make, self._face
-        position = sent.base
-        for id in ids:
-            handle = outstanding.get(id)
-            if handle is None:
-                handle = outstanding[id] = make(id, face)
-            burst.handles[position] = handle
-            position += 1
-        if answer.known or answer.warnings:
-            made = [outstanding[id] for id in ids]
-            for index in answer.known:
-                made[index % sent.count].known = True
-            for handle in made:
-                handle.warnings = tuple(answer.warnings)
 
     async def _room(self, burst: Burst[H]) -> None:
         burst.room = self._loop.create_future()
@@ -505,15 +475,6 @@ class Engine(Generic[H]):
         if self._link is not None and self._link.up:
             self._link.send(wire.call(Unwatch(self._new_request(), stream.request)))
             self._link.receive()
-
-
-def _error_in(told: Answer | CorralError) -> CorralError:
-    """What took the place of the answer that was expected."""
-    if isinstance(told, CorralError):
-        return told
-    if isinstance(told, Refused):
-        return errors.from_wire(told.code, told.fields)
-    return CorralError(what=f"the broker answered with {type(told).__name__}")
 
 
 def _unpackable(chunk: list[Task], base: int, bad: Exception) -> BadTask:

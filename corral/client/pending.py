@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,7 +16,8 @@ from msgspec import Struct
 from corral import errors, wire
 from corral.client.handles import BaseHandle
 from corral.errors import CorralError
-from corral.messages import Refused, Submit, TaskView, Update, Updates
+from corral.messages import Accepted, Answer, Refused, Submit, TaskView, Update, Updates
+from corral.tasks import request_id
 
 MAX_UNANSWERED = 2_048  # messages of a submission that wait for their answer
 MAX_UNANSWERED_BYTES = 16 << 20
@@ -47,12 +47,20 @@ class Sent(Struct, eq=False, gc=False):
 
 
 class Burst(Generic[H]):
-    """A submission in many messages, and the handles that it makes."""
+    """A submission in many messages, and the handles that it makes.
 
-    __slots__ = ("answered", "bytes", "error", "handles", "now", "posted", "room", "unanswered")
+    What an answer costs here, each task costs: there may be one for each.
+    """
 
-    def __init__(self, answered: Callable[[Burst[H], Sent, Any], None]) -> None:
-        self.answered = partial(answered, self)
+    __slots__ = (
+        "_face", "_make", "_outstanding", "bytes", "error", "handles", "now", "posted", "room",
+        "unanswered",
+    )  # fmt: skip
+
+    def __init__(
+        self, outstanding: dict[str, H], make: Callable[[str, object], H], face: object
+    ) -> None:
+        self._outstanding, self._make, self._face = outstanding, make, face
         self.handles: list[H | None] = []
         self.unanswered = self.bytes = self.posted = 0
         self.error: CorralError | None = None
@@ -61,7 +69,46 @@ class Burst(Generic[H]):
 
     @property
     def full(self) -> bool:
+        """Whether the next message must wait for an answer to an earlier one."""
         return self.unanswered >= MAX_UNANSWERED or self.bytes >= MAX_UNANSWERED_BYTES
+
+    def answered(self, sent: Sent, told: Answer | CorralError) -> None:
+        """One of its messages was answered, or never will be."""
+        self.unanswered -= 1
+        self.bytes -= len(sent.frames[-1])
+        if isinstance(told, Accepted) and (told.ids is None or len(told.ids) == sent.count):
+            self._accepted(sent, told)
+        elif self.error is None:
+            self.error = error_in(told)
+            if len(self.handles) > 1:
+                self.error.add_note(f"tasks {sent.base} to {sent.base + sent.count - 1}")
+        if self.room is not None and not self.room.done():
+            self.room.set_result(None)
+
+    def _accepted(self, sent: Sent, answer: Accepted) -> None:
+        ids = answer.ids or [request_id(sent.request, index) for index in range(sent.count)]
+        outstanding, handles, position = self._outstanding, self.handles, sent.base
+        for id in ids:
+            handle = outstanding.get(id)
+            if handle is None:
+                handle = outstanding[id] = self._make(id, self._face)
+            handles[position] = handle
+            position += 1
+        if answer.known or answer.warnings:
+            made = [outstanding[id] for id in ids]
+            for index in answer.known:
+                made[index % sent.count].known = True
+            for handle in made:
+                handle.warnings = tuple(answer.warnings)
+
+
+def error_in(told: Answer | CorralError) -> CorralError:
+    """What took the place of the answer that was expected."""
+    if isinstance(told, CorralError):
+        return told
+    if isinstance(told, Refused):
+        return errors.from_wire(told.code, told.fields)
+    return CorralError(what=f"the broker answered with {type(told).__name__}")
 
 
 class Stream:
