@@ -10,6 +10,7 @@ these kinds beside the built-in ones; `tests.support.kinds.environment()` gives 
 | `gpu_lock` | the same with a lock for each GPU it holds; a lock that is held is a loud failure |
 | `fail` | raises an error of a given type in its first attempts |
 | `hog` | allocates memory and touches it |
+| `share` | forks, so that processes share what it holds |
 | `spawn` | starts processes that sleep, in its own session and in others |
 | `crash` | kills its own process |
 | `slow_checkpoint` | counts slowly, and saves where it is |
@@ -145,6 +146,29 @@ def hog(params: Hog, run: Run) -> int:
         time.sleep(0.001)
     rest(params.seconds, run)
     return len(held) * step
+
+
+class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Params of `share`."""
+
+    gb: float
+    forks: int
+    seconds: float
+
+
+@handler("share", needs=needs(cpus=0.0, memory_gb=0.5), version="1")
+def share(params: Share, run: Run) -> None:
+    """Fill `gb` GiB and fork, so that several processes hold the same pages."""
+    held = b"x" * int(params.gb * (1 << 30))
+    forks = []
+    for _ in range(params.forks):
+        fork = os.fork()
+        if fork == 0:
+            time.sleep(params.seconds)
+            os._exit(len(held) * 0)
+        forks.append(fork)
+    for fork in forks:
+        os.waitpid(fork, 0)
 
 
 class Spawn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
