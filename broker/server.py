@@ -262,6 +262,7 @@ class Server:
                 keeper.recall_lineage(state, admission.content_wanted(state, call))
             return call
         if isinstance(call, Results | Cancel | Retry):
+            keeper.recall(state, call.ids)  # whole ids first: to look for prefixes costs more
             if any(id not in state.tasks for id in call.ids):
                 call = structs.replace(call, ids=self.queries.resolve(call.ids))
             if isinstance(call, Retry):
