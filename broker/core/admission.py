@@ -70,10 +70,15 @@ def plan(state: BrokerState, call: Submit) -> dict[int, Planned]:
         order = range(len(tasks))
     by_id: dict[str, Planned] = {}
     for index in order:
-        one = _judge(state, call, index, planned, by_id)
-        twin = by_id.get(one.id)
-        if twin is not None and not _same(twin.spec, one.spec):
-            raise DuplicateId(id=one.id)
+        try:
+            one = _judge(state, call, index, planned, by_id)
+            twin = by_id.get(one.id)
+            if twin is not None and not _same(twin.spec, one.spec):
+                raise DuplicateId(id=one.id)
+        except CorralError as bad:
+            if len(tasks) > 1:
+                bad.fields["index"] = index  # which of them
+            raise
         planned[index] = by_id[one.id] = twin or one
     return planned
 

@@ -115,7 +115,7 @@ def test_an_unknown_kind_is_refused_with_those_that_are_known(story: Story) -> N
     refused = story.client().is_refused(spec("echo"), spec("dance"))
     assert (refused.code, refused.fields) == (
         "unknown_kind",
-        {"kind": "dance", "known": "echo, sleep"},
+        {"kind": "dance", "known": "echo, sleep", "index": 1},
     )
     assert story.broker.refused == {"unknown_kind": 1}
 
@@ -292,7 +292,7 @@ def test_an_id_that_has_other_content_is_refused(story: Story, other: dict[str, 
 def test_one_id_twice_in_a_submission_with_other_content_is_refused(story: Story) -> None:
     story.announces(kind())
     refused = story.client().is_refused(spec(params=1, id="x"), spec(params=2, id="x"))
-    assert refused.code == "duplicate_id"
+    assert (refused.code, refused.fields) == ("duplicate_id", {"id": "x", "index": 1})
 
 
 def test_params_that_cannot_be_read_equal_only_themselves(story: Story) -> None:
