@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from corral.config import Settings
     from corral.messages import BrokerView, WorkerView
 
-Verdict = Literal["ok", "warning", "bad"]
+Verdict = Literal["ok", "warn", "fail"]
 
 CLOCK_SKEW = 5.0  # seconds that a worker's beat may seem to lie in the future, or the past
 SLOW_FSYNC = 0.050  # seconds
@@ -59,16 +59,16 @@ class Finding(Struct, frozen=True):
 def doctor(data: Path, broker: str | None, key: str | None, output: str | None) -> int:
     """Check broker, workers and this machine; says what cures what is wrong.
 
-    Exit status: 0 when nothing is bad, 5 when no broker answers, 1 for anything else.
+    Exit status: 0 when nothing failed, 5 when no broker answers, 1 for anything else.
     """
     flags = {"endpoints": broker, "key": key, "output": output}
     settings = loaded(flags).settings
     findings = [*_machine(data), *_fleet(settings)]
     Output(settings.output).listing(findings, COLUMNS, lambda one: one.check)
-    bad = [one for one in findings if one.verdict == "bad"]
-    if any(one.check == "broker" for one in bad):
+    failed = [one for one in findings if one.verdict == "fail"]
+    if any(one.check == "broker" for one in failed):
         return 5
-    return 1 if bad else 0
+    return 1 if failed else 0
 
 
 def _mark(finding: Finding) -> Any:
@@ -76,8 +76,8 @@ def _mark(finding: Finding) -> Any:
 
     return {
         "ok": Text("✔ ok", "green"),
-        "warning": Text("! warning", "yellow"),
-        "bad": Text("✘ bad", "red"),
+        "warn": Text("! warn", "yellow"),
+        "fail": Text("✘ fail", "red"),
     }[finding.verdict]
 
 
@@ -100,7 +100,7 @@ def _machine(data: Path) -> Iterator[Finding]:
     for extra, (module, without) in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
             cure = f"pip install 'corral[{extra}]'"
-            yield Finding(f"extra {extra}", "warning", f"not installed: {without}", cure)
+            yield Finding(f"extra {extra}", "warn", f"not installed: {without}", cure)
     yield _space(data)
     yield _fsync(data)
 
@@ -110,7 +110,7 @@ def _space(data: Path) -> Finding:
     free = shutil.disk_usage(there).free
     found = f"{free / (1 << 30):.1f} GiB free at {there}"
     if free < LITTLE_SPACE:
-        return Finding("disk", "bad", found, "free some space: a full disk refuses new tasks")
+        return Finding("disk", "fail", found, "free some space: a full disk refuses new tasks")
     return Finding("disk", "ok", found)
 
 
@@ -128,11 +128,11 @@ def _fsync(data: Path) -> Finding:
                 taken.append(time.perf_counter() - began)
     except OSError as bad:
         why = f"{there} cannot be written: {bad.strerror}"
-        return Finding("fsync", "bad", why, "choose a --data folder that can be written")
+        return Finding("fsync", "fail", why, "choose a --data folder that can be written")
     median = statistics.median(taken)
     found = f"{median * 1000:.2f} ms at {there}"
     if median > SLOW_FSYNC:
-        return Finding("fsync", "warning", found, "keep the broker's --data on a faster disk")
+        return Finding("fsync", "warn", found, "keep the broker's --data on a faster disk")
     return Finding("fsync", "ok", found)
 
 
@@ -145,7 +145,7 @@ def _fleet(settings: Settings) -> Iterator[Finding]:
     try:
         client = Client(settings.endpoints, key=settings.key, timeout=settings.timeout, project="")
     except CorralError as error:
-        yield Finding("key", "bad", error.message, error.cure)
+        yield Finding("key", "fail", error.message, error.cure)
         return
     with client:
         try:
@@ -155,7 +155,7 @@ def _fleet(settings: Settings) -> Iterator[Finding]:
             workers = client.workers()
         except CorralError as error:
             check = "broker" if error.exit_status == 5 else "key"
-            yield Finding(check, "bad", error.message, error.cure)
+            yield Finding(check, "fail", error.message, error.cure)
             return
         yield from _broker(broker, seconds)
         yield from _workers(workers)
@@ -169,43 +169,43 @@ def _broker(broker: BrokerView, seconds: float) -> Iterator[Finding]:
     found += f"{seconds * 1000:.1f} ms"
     slow = seconds > SLOW_ANSWER
     cure = "see `corral top`: it may be busy, or the network slow" if slow else ""
-    yield Finding("broker", "warning" if slow else "ok", found, cure)
+    yield Finding("broker", "warn" if slow else "ok", found, cure)
     if broker.version != version("corral"):
         found = f"the broker has {broker.version}, this machine {version('corral')}"
-        yield Finding("versions", "warning", found, "install the same version on both")
+        yield Finding("versions", "warn", found, "install the same version on both")
     if broker.store_full:
         cure = f"free space on the broker's disk, at {broker.data}"
-        yield Finding("store", "bad", "full: it takes no new tasks", cure)
+        yield Finding("store", "fail", "full: it takes no new tasks", cure)
     if broker.refused:
         from corral.cli.views import counts_text
 
         cure = "the broker's log names the peers"
-        yield Finding("refused", "warning", counts_text(broker.refused), cure)
+        yield Finding("refused", "warn", counts_text(broker.refused), cure)
 
 
 def _workers(workers: list[WorkerView]) -> Iterator[Finding]:
     now = time.time()
     if not workers:
         cure = "corral worker start --name w1 --slots 2 --data DIR"
-        yield Finding("workers", "warning", "none has registered", cure)
+        yield Finding("workers", "warn", "none has registered", cure)
         return
     silent = [one for one in workers if one.health != "live"]
     for one in silent:
         found = f"{one.status}, last seen {ago(now, one.seen)}"
         cure = "see whether its machine and process live; its tasks are queued again by themselves"
-        yield Finding(f"worker {one.name}", "bad", found, cure)
+        yield Finding(f"worker {one.name}", "fail", found, cure)
     for one in workers:
         if one.admission != "open":
             why = f": {one.drain_reason}" if one.drain_reason else ""
             cure = f"corral worker resume {one.name}"
-            yield Finding(f"worker {one.name}", "warning", f"{one.admission}{why}", cure)
+            yield Finding(f"worker {one.name}", "warn", f"{one.admission}{why}", cure)
     live = [one for one in workers if one.health == "live"]
     if live:
         yield Finding("workers", "ok", f"{len(live)} of {len(workers)} are live")
         skew = max(one.seen for one in live) - now
         if abs(skew) > CLOCK_SKEW:
             found = f"the broker's clock and this machine's differ by {span(abs(skew))}"
-            yield Finding("clock", "warning", found, "set both by NTP")
+            yield Finding("clock", "warn", found, "set both by NTP")
         else:
             yield Finding("clock", "ok", "agrees with the broker's")
 
@@ -215,11 +215,11 @@ def _kinds(broker: BrokerView, client: Client) -> Iterator[Finding]:
     if idle:
         found = f"no worker that is there serves {', '.join(idle)}"
         cure = "start one that has these handlers and their extras: corral worker list -o json"
-        yield Finding("kinds", "warning", found, cure)
+        yield Finding("kinds", "warn", found, cure)
     elif broker.kinds:
         yield Finding("kinds", "ok", f"{len(broker.kinds)} are served")
     stuck = client.tasks(["queued"], limit=1)
     if stuck and not any(broker.tasks.get(state) for state in ("running", "retrying")):
         found = f"{broker.tasks.get('queued', 0)} are queued and none runs"
         cure = f"corral task explain {stuck[0].id}"
-        yield Finding("queue", "warning", found, cure)
+        yield Finding("queue", "warn", found, cure)

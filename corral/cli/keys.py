@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from corral.messages import KeyView
 
 ROLES = ("client", "viewer", "operator", "worker")
-FIRST_NAME, FIRST_ROLE = "operator", "operator"
+FIRST = "operator"
 
 role_ = click.option("--role", type=click.Choice(ROLES), help="What its holder may do.")
 
@@ -33,8 +33,8 @@ def keys() -> None:
 
 
 @keys.command()
-@click.argument("name", default=FIRST_NAME)
 @role_
+@click.option("--name", help="Whose it is. Default: the role.")
 @click.option(
     "--keys",
     "folder",
@@ -47,8 +47,8 @@ def keys() -> None:
 @click.option("--broker", metavar="ENDPOINT[,ENDPOINT]", help="The broker that is to know it.")
 @click.option("--key", metavar="FILE", type=click.Path(), help="Your operator's key.")
 def new(
-    name: str,
     role: str | None,
+    name: str | None,
     folder: Path | None,
     path: Path | None,
     broker: str | None,
@@ -57,19 +57,21 @@ def new(
     """Make a key file for somebody and let it in. Prints the file's path.
 
     \b
-      corral keys new --keys DIR                      before the first start: the operator's key
-      corral keys new w1 --role worker --keys DIR     more keys, before the first start
-      corral keys new ann --role client               on a running broker, with your operator's key
+      corral keys new --keys DIR                          the broker's pair, and an operator's key
+      corral keys new --keys DIR --role worker --name w1  one more, before the first start
+      corral keys new --role client --name ann            on a running broker, by your own key
     """
-    role = role or (FIRST_ROLE if name == FIRST_NAME else None)
+    from corral import keys as files
+
     if role is None:
-        raise click.UsageError(f"Say with --role what {name} may do: {', '.join(ROLES)}.")
+        if folder is None or files.table(folder):
+            raise click.UsageError(f"Say with --role what it may do: {', '.join(ROLES)}.")
+        role = FIRST
+    name = name or role
     target = path or (folder or Path()) / f"{name}.key"
     if target.exists():
         raise Usage(what=f"{target} exists; keys are never overwritten")
     made = _new_here(folder, name, role) if folder else _new_there(name, role, broker, key)
-    from corral import keys as files
-
     files.write(target, made)
     click.echo(target)
     talk(f"{name} may come in as {role}. Whoever has the file: export CORRAL_KEY={target}")

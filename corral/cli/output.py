@@ -6,6 +6,7 @@ columns a table has is told beside the command; rich is imported when a table is
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,6 +119,11 @@ def table(
 
 def _filled(value: object) -> bool:
     return value is not None and value != ""
+
+
+def coloured(text: str, colour: str) -> str:
+    """Text for `click.echo`, which leaves colours out off a terminal (https://no-color.org)."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
 
 
 def talk(text: str) -> None:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corral.cli.options import broker_options, connect, connected
+from corral.cli.options import broker_options, connect, connected, printed
 from corral.cli.output import Output, console, table, talk
-from corral.errors import NotFound
 
 if TYPE_CHECKING:
+    from rich.tree import Tree
+
     from corral.client import Client, Handle, Outcome
     from corral.messages import TaskView
     from corral.tasks import Task
@@ -74,7 +75,7 @@ def run(
         if local:
             talk("\nStopped; what was done is kept. Type the same command to go on.")
         else:
-            talk(f"\nDetached; {graph.name} goes on. See it: corral pipeline show {graph.name}")
+            talk(f"\nDetached; {graph.name} goes on. Come back: corral pipeline run {source}")
         return DETACHED
 
 
@@ -89,28 +90,40 @@ def submit(client: Client, out: Output, source: str) -> None:
     graph = pipelines.load(source)
     handles = client.submit_many(tasks_of(pipelines.expand(graph), graph.name), batch=None)
     print_submitted(out, handles, one=False)
-    talk(f"See how it goes: corral pipeline show {graph.name}")
+    talk(f"Follow it to its report: corral pipeline run {source}")
 
 
 @pipeline.command()
-@click.argument("name")
-@connected
-def show(client: Client, out: Output, name: str) -> None:
-    """Show the tasks of the pipeline called NAME, newest first."""
-    from corral.cli.board import Board
-    from corral.cli.views import task_columns
-    from corral.client.pending import shown_as_update
-
-    found = client.tasks(project=name, limit=1_000_000)
-    if not found:
-        raise NotFound(noun="task", name=f"of a pipeline called {name}")
+@click.argument("source", metavar="FILE")
+@printed
+def show(out: Output, source: str) -> None:
+    """Show the graph that a pipeline becomes, and how many tasks of each kind. Asks no broker."""
+    pipelines = importlib.import_module("corral.research.pipeline")
+    graph = pipelines.load(source)
+    planned = pipelines.expand(graph)
     if not out.for_people:
-        out.listing(found, task_columns(), lambda one: one.id)
+        out.listing(planned, {}, lambda one: str(one.name))
         return
-    board = Board([one.id for one in found], [one.name or one.id for one in found])
-    for one in found:
-        board.take(shown_as_update(one))
-    console().print(board.tree())
+    counts = Counter(one.kind for one in planned)
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    console().print(_tree(f"{graph.name}: {len(planned)} tasks: {told}", planned))
+
+
+def _tree(title: str, planned: Sequence[Any]) -> Tree:
+    """Tasks by the parts of their names; those that end at one place stand on one line."""
+    from rich.tree import Tree
+
+    tree = Tree(title)
+    places = {"": tree}
+    for one in planned:
+        *path, leaf = one.name.split("/")
+        for depth in range(len(path)):
+            place = "/".join(path[: depth + 1])
+            if place not in places:
+                places[place] = places["/".join(path[:depth])].add(path[depth])
+        branch = places["/".join(path)]
+        branch.label = f"{branch.label}  [dim]{leaf}[/]"
+    return tree
 
 
 def tasks_of(planned: Sequence[Any], project: str) -> list[Task]:

@@ -7,6 +7,7 @@ said last. The daemons are executed by their console scripts; nothing of them is
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from corral.errors import BrokerUnreachable, CorralError
 START_SECONDS = 60.0  # until everything has registered; cold imports on a slow disk take a while
 STOP_SECONDS = 40.0  # a worker's grace for what it runs, and some
 LAST_LINES = 20  # of a daemon that died
+LOOK = 0.05  # seconds between looks at a start
 
 # What a child executes first: it asks the kernel for SIGTERM when its parent dies, so that not even
 # a parent that is killed leaves a process behind. (A preexec_fn would do the same, but is not safe
@@ -77,6 +79,10 @@ class Daemon:
         for line in self.process.stdout:
             self.words.append(line.rstrip("\n"))
             self._say(self.name, line.rstrip("\n"))
+
+    def said(self, pattern: str) -> re.Match[str] | None:
+        """What it has said lately that fits `pattern`."""
+        return next(filter(None, (re.search(pattern, line) for line in self.words.copy())), None)
 
     @property
     def alive(self) -> bool:
@@ -147,11 +153,14 @@ class LocalFleet:
         """
         broker = [script("corral-broker"), "start", "--data", str(self.data / "broker")]
         self._launch("broker", [*broker, "--bind", self.endpoint])
+        if not self._until(self._serves):  # or its workers might join another's broker
+            return
         for name in self.names:
             folder = str(self.data / name)
             worker = [script("corral-worker"), "--broker", self.endpoint, "--name", name]
             self._launch(name, [*worker, "--slots", str(self._slots), "--data", folder])
-        self._wait()
+        with Client(self.endpoint, timeout=1.0) as client:
+            self._until(lambda: self._registered(client))
 
     def _launch(self, name: str, command: Sequence[str]) -> None:
         self.daemons.append(Daemon(name, command, self._say))
@@ -162,21 +171,32 @@ class LocalFleet:
             if not daemon.alive:
                 raise daemon.died()
 
-    def _wait(self) -> None:
+    def _until(self, ready: Callable[[], bool]) -> bool:
+        """Wait until all is `ready`; False when it is to be left instead."""
         until = time.monotonic() + START_SECONDS
-        with Client(self.endpoint, timeout=1.0) as client:
-            while time.monotonic() < until and not self._stopping.is_set():
-                self.check()
-                try:
-                    views = client.workers()
-                except BrokerUnreachable:
-                    continue
-                there = {view.name for view in views if view.status in ("available", "busy")}
-                if there.issuperset(self.names):
-                    return
-                time.sleep(0.1)
-        if not self._stopping.is_set():
-            raise BrokerUnreachable(endpoint=self.endpoint, seconds=START_SECONDS)
+        while not self._stopping.is_set():
+            self.check()
+            if ready():
+                return True
+            if time.monotonic() > until:
+                raise BrokerUnreachable(endpoint=self.endpoint, seconds=START_SECONDS)
+            time.sleep(LOOK)
+        return False
+
+    def _serves(self) -> bool:
+        """Whether our own broker has its address; it may have been asked to choose the port."""
+        found = self.daemons[0].said(r"serving (\S+) from")
+        if found is not None:
+            self.endpoint = found[1]
+        return found is not None
+
+    def _registered(self, client: Client) -> bool:
+        try:
+            views = client.workers()
+        except BrokerUnreachable:
+            return False
+        there = {view.name for view in views if view.status in ("available", "busy")}
+        return there.issuperset(self.names)
 
     def stop(self) -> None:
         """Stop the workers, all at once, then the broker."""

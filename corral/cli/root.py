@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import click
 
+from corral.cli.output import coloured
 from corral.errors import CorralError
 
 DETACHED, PIPE_CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE
@@ -86,6 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         wrong.show()
         return wrong.exit_code
     except (click.Abort, KeyboardInterrupt):
+        click.echo("\nDetached; nothing was cancelled.", err=True)
         return DETACHED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush to
@@ -95,6 +97,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def tell(error: CorralError) -> None:
     """An error for a person, on stderr: what and why, then what to do."""
     where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    click.echo(click.style("error: ", fg="red", bold=True) + error.message + where, err=True)
+    click.echo(coloured("error: ", "red") + error.message + where, err=True)
     if error.cure:
         click.echo(f"  {error.cure}", err=True)

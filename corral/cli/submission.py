@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
 from msgspec import Struct
 
-from corral.errors import BadTask
+from corral.errors import BadTask, CorralError, Usage
 from corral.tasks import Needs, Retry, Task, Variant
+
+MOST = 100_000  # tasks in one submission
 
 
 def value_of(text: str) -> Any:
@@ -20,11 +23,29 @@ def value_of(text: str) -> Any:
         return text
 
 
+def params_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Params from KEY=VALUE; dots in a key make maps: `model.depth=3` is {"model": {"depth": 3}}.
+
+    Raises:
+        Usage: a key is given twice, has an empty part, or leads through what is no map.
+    """
+    params: dict[str, Any] = {}
+    for key, text in pairs:
+        *holders, last = key.split(".")
+        place: Any = params
+        for part in holders:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last in place or not all([*holders, last]):
+            raise Usage(what=f"{key}={text} contradicts the key before it, or is no key")
+        place[last] = value_of(text)
+    return params
+
+
 class Defaults(Struct, frozen=True, kw_only=True):
     """What arguments and options say; lines of a file go before it."""
 
     kind: str
-    params: dict[str, str]
+    params: dict[str, Any]
     needs: Needs | None
     after: dict[str, str]
     priority: int
@@ -39,7 +60,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
         """The task that the options alone describe."""
         return Task(
             kind=self.kind,
-            params={key: value_of(text) for key, text in self.params.items()},
+            params=self.params,
             after=self.after,
             needs=self.needs,
             priority=self.priority,
@@ -70,31 +91,69 @@ _RetryLine = _as_object(Retry)
 _TaskLine: Any = _as_object(
     Task,
     params=dict[str, Any],
-    needs=list[_VariantLine],  # type: ignore[valid-type]  # made above
-    retry=_RetryLine | int,
+    needs=list[_VariantLine] | None,  # type: ignore[valid-type]  # made above
+    retry=_RetryLine | int | None,
 )
 
 
 def _given(line: Any) -> dict[str, Any]:
-    """The fields that a line names."""
+    """The fields that a line names; null is as good as nothing."""
     fields = {name: getattr(line, name) for name in line.__struct_fields__}
-    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+    return {name: value for name, value in fields.items() if value not in (msgspec.UNSET, None)}
 
 
-def read_lines(file: IO[bytes], defaults: Defaults) -> Iterator[Task]:
+class Lines(Struct, frozen=True):
+    """The tasks of a file, and the line on which each stands."""
+
+    file: str
+    tasks: Sequence[Task]
+    numbers: Sequence[int]
+
+    def blame(self, error: CorralError) -> CorralError:
+        """What the broker says of a task of the submission, said of its line."""
+        lines = self.numbers
+
+        def line(found: re.Match[str]) -> str:
+            return f"line {lines[int(found[1])]}"
+
+        fields = {
+            key: _INDEX.sub(line, value) if isinstance(value, str) else value
+            for key, value in error.fields.items()
+        }
+        told = type(error)(**fields)
+        index: int | None = error.fields.get("index", 0 if len(self.tasks) == 1 else None)
+        if index is not None:
+            told.add_note(f"{self.file}:{self.numbers[index]}")
+        return told
+
+
+_INDEX = re.compile(r"tasks\[(\d+)\]")
+
+
+def read_lines(file: IO[bytes], defaults: Defaults) -> Lines:
     """A task for each line of `file`; empty lines are passed over.
 
     Raises:
-        BadTask: names file, line and field; tasks of earlier messages may have been accepted.
+        BadTask: names file, line and field.
+        Usage: it has more tasks than one submission may have, or none.
     """
-    base = defaults.task()
     name = getattr(file, "name", "the file")
+    found = list(_tasks_in(file, name, defaults.task()))
+    if not found:
+        raise Usage(what=f"{name} holds no task")
+    if len(found) > MOST:
+        what = f"{name} holds more than {MOST} tasks; split it, for each file is accepted whole"
+        raise Usage(what=f"{what} or not at all")
+    return Lines(name, [task for _, task in found], [number for number, _ in found])
+
+
+def _tasks_in(file: IO[bytes], name: str, base: Task) -> Iterator[tuple[int, Task]]:
     decode = msgspec.json.Decoder(_TaskLine).decode
     for number, text in enumerate(file, 1):
         if not text.strip():
             continue
         try:
-            yield _merged(base, _given(decode(text)))
+            yield number, _merged(base, _given(decode(text)))
         except (msgspec.MsgspecError, UnicodeDecodeError, _NoKind) as bad:
             why, _, path = str(bad).partition(" - at `$.")
             at = f"{name}:{number}" + (f": {path.rstrip('`')}" if path else "")

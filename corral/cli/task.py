@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,13 +22,14 @@ from corral.cli.output import Output, talk
 if TYPE_CHECKING:
     from corral.client import Client
     from corral.messages import TaskView
-    from corral.tasks import Needs, Task
+    from corral.tasks import Needs
 
 STATES = (
     "waiting", "queued", "running", "retrying",
     "succeeded", "failed", "cancelled", "aborted", "expired",
 )  # fmt: skip
 NOTHING_RUNS_IT = 6
+ALL = 1_000_000_000  # a limit that limits nothing
 
 ids = click.argument("ids", nargs=-1, shell_complete=complete_task)
 id_ = click.argument("id", shell_complete=complete_task)
@@ -70,7 +71,6 @@ def task() -> None:
 @click.option("--project", default="", help="Shares are fair between projects.")
 @click.option("--name", default="", help="For people.")
 @click.option("--id", "own_id", help="The task's id: submitting it again returns the first.")
-@click.option("--batch", type=click.IntRange(1), default=100, help="Tasks in one message.")
 @click.option("--wait", is_flag=True, help="Wait for the result, print it, end as the task did.")
 @click.option("--timeout", type=DURATION, metavar="10m", help="How long to wait.")
 @connected
@@ -80,7 +80,6 @@ def submit(
     kind: str | None,
     params: Sequence[tuple[str, str]],
     file: Any,
-    batch: int,
     wait: bool,
     timeout: float | None,
     **options: Any,
@@ -93,11 +92,15 @@ def submit(
       corral task submit echo text=hello number=7 list='[1, 2]' --wait
       corral task submit train_model symbol=AAPL target=up_5d family=mlp --prefer-gpu
 
+    Dots make maps: model.depth=3 is {"model": {"depth": 3}}.
+
     In a file each line is {"kind": ..., "params": {...}}, with any other field of a task; KIND,
-    KEY=VALUE and options given here fill in what a line leaves out.
+    KEY=VALUE and options given here fill in what a line leaves out, and "#3" in `after` is the
+    file's fourth task. A file is accepted whole or not at all.
     """
     from corral.cli import follow
-    from corral.cli.submission import Defaults, read_lines
+    from corral.cli.submission import Defaults, params_of, read_lines
+    from corral.errors import CorralError
 
     if kind is None and file is None:
         raise click.UsageError("Say which KIND of task, or give --file.")
@@ -105,7 +108,7 @@ def submit(
         raise click.UsageError("--timeout is for --wait.")
     defaults = Defaults(
         kind=kind or "",
-        params=dict(params),
+        params=params_of(params),
         needs=needs_of(options),
         after=_parents(client, options["after"]),
         priority=options["priority"],
@@ -116,8 +119,14 @@ def submit(
         name=options["name"],
         id=options["own_id"],
     )
-    tasks: Iterable[Task] = read_lines(file, defaults) if file else [defaults.task()]
-    handles = client.submit_many(tasks, batch=batch)
+    if file is None:
+        handles = client.submit_many([defaults.task()])
+    else:
+        lines = read_lines(file, defaults)
+        try:
+            handles = client.submit_many(lines.tasks, batch=None)
+        except CorralError as error:
+            raise lines.blame(error) from None
     warnings = list(dict.fromkeys(warning for handle in handles for warning in handle.warnings))
     for warning in warnings:
         talk(f"warning: {warning}")
@@ -184,20 +193,24 @@ def _parents(client: Client, after: Sequence[tuple[str, str]]) -> dict[str, str]
 @click.option("--project", default="")
 @click.option("--worker", default="", help="Where it runs, or ran last.")
 @click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--all", "all_", is_flag=True, help="No limit.")
 @connected
-def list_(client: Client, out: Output, states: Sequence[str], limit: int, **filters: str) -> None:
+def list_(
+    client: Client, out: Output, states: Sequence[str], limit: int, all_: bool, **filters: str
+) -> None:
     """List tasks, newest first."""
     from corral.cli.views import task_columns
 
-    found = client.tasks(states, limit=limit, **filters)
+    most = ALL if all_ else limit
+    found = client.tasks(states, limit=most + 1, **filters)
     out.listing(
-        found,
+        found[:most],
         task_columns(),
         lambda one: one.id,
         empty="No such tasks. Submit one: corral task submit echo text=hello",
     )
-    if out.for_people and len(found) == limit:
-        talk(f"The newest {limit} are shown; --limit shows more.")
+    if len(found) > most:
+        talk(f"The newest {most} are shown; older ones are hidden, use --all or --limit.")
 
 
 def _show(client: Client, out: Output, ids: Sequence[str]) -> None:
@@ -310,7 +323,7 @@ def _selected(
     if not (state or kind or project):
         raise click.UsageError("Say which tasks: ids, or --state, --kind, --project.")
     wanted = [state] if state else list(states)
-    found = client.tasks(wanted, kind=kind, project=project, limit=1_000_000)
+    found = client.tasks(wanted, kind=kind, project=project, limit=ALL)
     if found and not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"{len(found)} tasks match; add --yes to {verb} them all.")

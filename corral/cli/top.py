@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import sys
+import termios
 import time
+import tty
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -28,7 +34,7 @@ ACTIVE = ("running", "retrying", "queued", "waiting")
 @click.option("--once", is_flag=True, help="Print one picture and end.")
 @broker_options
 def top(every: float, once: bool, broker: str | None, key: str | None) -> None:
-    """Watch workers and tasks, live; off a terminal it prints one picture."""
+    """Watch workers and tasks, live, until q or Ctrl-C; off a terminal it prints one picture."""
     with connect(broker, key) as client:
         if once or not sys.stdout.isatty():
             console().print(_picture(client))
@@ -37,27 +43,49 @@ def top(every: float, once: bool, broker: str | None, key: str | None) -> None:
 
 
 def _live(client: Client, every: float) -> None:
+    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
-    out = console()
-    last: RenderableType = _picture(client)
+    last = _picture(client)
     heard = time.monotonic()
-    try:
-        with Live(last, console=out, screen=True, auto_refresh=False) as live:
-            while True:
-                time.sleep(every)
-                try:
-                    last = _picture(client)
-                    heard = time.monotonic()
-                    live.update(last, refresh=True)
-                except BrokerUnreachable:
-                    from rich.console import Group
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _single_keys(),
+        Live(last, console=console(), screen=True, auto_refresh=False) as live,
+    ):
+        live.refresh()
+        while not _asked_to_end(every):
+            try:
+                last = _picture(client)
+                heard = time.monotonic()
+                live.update(last, refresh=True)
+            except BrokerUnreachable:
+                stale = Text(f"no answer for {span(time.monotonic() - heard)}", "red")
+                live.update(Group(stale, last), refresh=True)
 
-                    stale = Text(f"no answer for {span(time.monotonic() - heard)}", "red")
-                    live.update(Group(stale, last), refresh=True)
-    except KeyboardInterrupt:
+
+@contextlib.contextmanager
+def _single_keys() -> Iterator[None]:
+    """Let a key count without Enter."""
+    if not sys.stdin.isatty():
+        yield
         return
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _asked_to_end(seconds: float) -> bool:
+    """Wait, and tell whether q was pressed meanwhile."""
+    if not sys.stdin.isatty():
+        time.sleep(seconds)
+        return False
+    pressed, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(pressed) and os.read(sys.stdin.fileno(), 64).lower().startswith(b"q")
 
 
 def _picture(client: Client) -> RenderableType:

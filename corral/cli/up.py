@@ -10,9 +10,10 @@ from types import FrameType
 
 import click
 
-from corral.cli.output import talk
+from corral.cli.output import coloured, talk
 
 STYLES = ("cyan", "green", "magenta", "yellow", "blue")
+DEFAULT = "tcp://127.0.0.1:5555"  # where every command looks for a broker
 LOOK = 0.2  # seconds between looks at the processes
 
 
@@ -21,7 +22,7 @@ LOOK = 0.2  # seconds between looks at the processes
     "--data", type=click.Path(path_type=Path), default=Path(".corral"), show_default=True,
     help="Folder of the store and of each worker.",
 )  # fmt: skip
-@click.option("--bind", default="tcp://127.0.0.1:5555", show_default=True, help="Address.")
+@click.option("--bind", default=DEFAULT, show_default=True, help="Address.")
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True)
 @click.option(
     "--slots", type=click.IntRange(1), default=1, show_default=True, help="Of each worker."
@@ -48,7 +49,7 @@ def up(data: Path, bind: str, workers: int, slots: int) -> int | None:
     began = time.monotonic()
     with fleet:
         if not stopping.is_set():
-            talk(_next_steps(bind, workers, slots, time.monotonic() - began))
+            talk(_next_steps(fleet.endpoint, workers, slots, time.monotonic() - began))
         while not stopping.wait(LOOK):
             fleet.check()
     talk("stopped")
@@ -63,13 +64,13 @@ class _Prefixer:
 
     def __call__(self, name: str, line: str) -> None:
         style = self._styles.setdefault(name, STYLES[len(self._styles) % len(STYLES)])
-        click.echo(f"{click.style(f'{name:>6}', fg=style)} | {line}", err=True)
+        click.echo(f"{coloured(f'{name:>6}', style)} | {line}", err=True)
 
 
-def _next_steps(bind: str, workers: int, slots: int, seconds: float) -> str:
-    export = "" if bind == "tcp://127.0.0.1:5555" else f"\n  export CORRAL_BROKER={bind}"
+def _next_steps(endpoint: str, workers: int, slots: int, seconds: float) -> str:
+    export = "" if endpoint == DEFAULT else f"\n  export CORRAL_BROKER={endpoint}"
     return (
-        f"\nUp after {seconds:.1f} s: a broker at {bind} and {workers} workers of {slots} slots.\n"
+        f"\nUp after {seconds:.1f} s: a broker at {endpoint}, {workers} workers of {slots} slots.\n"
         f"In another terminal:{export}\n"
         "  corral task submit echo text=hello --wait\n"
         "  corral top\n"

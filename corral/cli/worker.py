@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
-import signal
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +14,24 @@ import click
 from corral.cli.options import DURATION, broker_options, complete_worker, connect, connected
 from corral.cli.output import Output, talk
 from corral.cli.scripts import PASSED_ON, execute
-from corral.errors import NotFound, TimedOut, Usage
+from corral.errors import CorralError, NotFound, Usage
 
 if TYPE_CHECKING:
     from corral.client import Client
     from corral.messages import WorkerView
 
 LOOK = 0.2  # seconds between looks at a worker that drains or stops
+
+
+class StillBusy(CorralError):
+    """Worker {name} was not done after {seconds} s; it takes nothing new and goes on.
+
+    `corral worker list` shows what it runs; `corral worker resume` gives it work again.
+    """
+
+    code = "still_busy"
+    exit_status = 7
+
 
 name_ = click.argument("name", shell_complete=complete_worker)
 
@@ -43,36 +53,69 @@ def start(arguments: Sequence[str]) -> None:
 
 
 @worker.command()
-@name_
+@click.argument("name", required=False, shell_complete=complete_worker)
 @click.option("--data", type=click.Path(path_type=Path), help="Its folder, if it runs here.")
 @click.option("--timeout", type=DURATION, default=60.0, help="How long to wait. Default: 60.")
 @broker_options
-def stop(name: str, data: Path | None, timeout: float, broker: str | None, key: str | None) -> None:
-    """Let a worker finish, and end it.
+def stop(
+    name: str | None, data: Path | None, timeout: float, broker: str | None, key: str | None
+) -> None:
+    """Let a worker finish what it runs, and end it.
 
-    One that runs here, named by its --data, gets SIGTERM: it drains and leaves. Any other is
-    drained through the broker, so that whatever started it can end it without losing work.
+    One that runs on this machine, given by NAME or by its --data, gets SIGTERM: it drains and
+    leaves. Any other is drained, so that whatever started it can end it without losing work.
     """
     if data is not None:
-        _stop_here(name, data, timeout)
+        _end(_holder(data), name or f"the worker in {data}", timeout)
         return
+    if name is None:
+        raise click.UsageError("Say which worker: its NAME, or its --data if it runs here.")
     with connect(broker, key) as client:
-        client.drain(name, "stopped by corral worker stop")
-        _wait_drained(client, name, timeout)
-    talk(f"{name} is drained: it runs nothing and gets nothing. End its process where it runs.")
+        found = _find(client, name)
+        pid = _here(found)
+        if pid is None:
+            client.drain(name, "stopped by corral worker stop")
+            _wait_drained(client, name, timeout)
+            where = found.about.get("host", "another machine")
+            talk(f"{name} is drained: it runs nothing and gets nothing. End it on {where}.")
+            return
+    _end(pid, name, timeout)
 
 
-def _stop_here(name: str, data: Path, timeout: float) -> None:
+def _holder(data: Path) -> int:
+    """The process that works in a folder."""
     lock = data / "worker.lock"
     if not _locked(lock):
         raise NotFound(noun="worker", name=f"running in {data}")
-    os.kill(int(lock.read_text()), signal.SIGTERM)
+    return int(lock.read_text())
+
+
+def _here(worker: WorkerView) -> int | None:
+    """The worker's process when it runs on this machine; None elsewhere, or when in doubt."""
+    import psutil
+
+    pid = int(worker.about.get("process", "0"))
+    if worker.about.get("host") != socket.gethostname() or not pid:
+        return None
+    try:
+        command = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return None
+    ours = any(Path(word).name == "corral-worker" for word in command[:3])
+    return pid if ours and (worker.name in command or worker.name == socket.gethostname()) else None
+
+
+def _end(pid: int, who: str, timeout: float) -> None:
+    import psutil
+
+    process = psutil.Process(pid)
+    process.terminate()
     until = time.monotonic() + timeout
-    while _locked(lock):
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         if time.monotonic() > until:
-            raise TimedOut(what=f"Stopping worker {name}", seconds=timeout, id="last")
+            raise StillBusy(name=who, seconds=timeout)
         time.sleep(LOOK)
-    talk(f"{name} has stopped")
+    talk(f"{who} has stopped")
 
 
 def _locked(lock: Path) -> bool:
@@ -159,8 +202,7 @@ def _wait_drained(client: Client, name: str, timeout: float | None) -> WorkerVie
         if found.admission == "open":
             raise Usage(what=f"somebody gave worker {name} work again")
         if timeout is not None and time.monotonic() - began > timeout:
-            task = found.tasks[0] if found.tasks else "last"
-            raise TimedOut(what=f"Draining worker {name}", seconds=timeout, id=task)
+            raise StillBusy(name=name, seconds=timeout)
         time.sleep(LOOK)
     return found
 
