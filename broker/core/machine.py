@@ -74,6 +74,7 @@ from corral.tasks import Retry as Policy
 from corral.wire import Called, Dialect, Extended
 
 DEFAULT_POLICY = Policy()
+_IN_VAIN = frozenset({"bad_params", "bad_result"})  # it would fail again
 _NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 
 
@@ -625,7 +626,7 @@ class Broker:
             return Cause.REQUEUE, None, None
         entry = self.state.catalog.get(task.spec.kind)
         never = policy.never + (entry.kind.never if entry else ())
-        if outcome == "time_limit" or failure.type in never or failure.type == "bad_params":
+        if outcome == "time_limit" or failure.type in _IN_VAIN or failure.type in never:
             return Cause.FAIL, None, None
         count, limit = {
             "out_of_memory": (task.memory_failures, policy.memory_limit),
