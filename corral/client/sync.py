@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from corral import messages
 from corral.client.aio import Calls, connection, new_task
 from corral.client.handles import BaseHandle, Handle, Outcome
 from corral.errors import Usage
@@ -130,7 +131,8 @@ class Client:
 
     def submit_task(self, task: Task) -> Handle:
         """Submit one task; it is on the broker's stable storage when this returns."""
-        return self.submit_many([task], batch=1)[0]
+        calls = self._calls
+        return self._run(calls.submit_many(calls.in_project([task]), batch=1))[0]
 
     def submit_many(self, tasks: Iterable[Task], batch: int | None = 100) -> list[Handle]:
         """Submit tasks, `batch` of them in each message, and return their handles in order."""
@@ -154,6 +156,9 @@ class Client:
 
     def outcome(self, handle: Handle, timeout: float | None = None) -> Outcome:
         """How a task ends; waits up to `timeout` seconds for it."""
+        told = handle.told
+        if isinstance(told, messages.Outcome) and not told.blob:
+            return Outcome(told)  # no need to ask the thread
         return self._run(self._calls.outcome(handle, timeout))
 
     def results(
