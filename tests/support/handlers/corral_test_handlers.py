@@ -19,12 +19,15 @@ these kinds beside the built-in ones; `tests.support.kinds.environment()` gives 
 | `odd_result` | returns what does not travel, or too much |
 | `progress_twice` | tells its progress twice, then is silent |
 | `stubborn` | ignores every wish to stop |
+| `spin` | keeps a core busy |
+| `hold_gil` | keeps every other thread of its process from running |
 | `lacks_module`, `lacks_extra` | need what is not installed |
 """
 
 from __future__ import annotations
 
 import builtins
+import ctypes
 import fcntl
 import json
 import os
@@ -329,6 +332,22 @@ def progress_twice(params: dict[str, float], run: Run) -> None:
     run.progress(0.25, loss=0.5)
     run.progress(0.5, loss=0.25)
     time.sleep(params["seconds"])
+
+
+@handler("spin", needs=needs(cpus=1.0), version="1")
+def spin(params: dict[str, float], run: Run) -> int:
+    """Keep a core busy for `seconds`."""
+    until = time.monotonic() + params["seconds"]
+    turns = 0
+    while time.monotonic() < until:
+        turns += 1
+    return turns
+
+
+@handler("hold_gil", needs=WAITS, version="1")
+def hold_gil(params: dict[str, float], run: Run) -> None:
+    """Sleep `seconds` in C without letting any other thread of this process run."""
+    ctypes.PyDLL(None).sleep(int(params["seconds"]))
 
 
 @handler("lacks_module", needs=WAITS, version="1")
