@@ -13,18 +13,7 @@ import pytest
 from corral.cli import root
 
 CORRAL = str(Path(sys.executable).with_name("corral"))
-HEAVY = {
-    "torch",
-    "pandas",
-    "numpy",
-    "sklearn",
-    "lightgbm",
-    "zmq",
-    "rich",
-    "msgspec",
-    "yaml",
-    "apsw",
-}
+HEAVY = {"torch", "pandas", "numpy", "sklearn", "lightgbm", "zmq", "rich", "yaml", "apsw"}
 LIMIT = 0.2  # seconds that `corral --help` may take
 
 
