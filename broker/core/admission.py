@@ -287,7 +287,9 @@ def warning(state: BrokerState, klass: RequestClass) -> str:
         if klass.kind in worker.kinds and worker.health in ("live", "suspect")
     ]
     if not serving:
-        return f"no worker that is there now serves {klass.kind}"
+        extra = state.catalog.entries[klass.kind].kind.extra
+        lack = f": it must be installed there (pip install '{extra}')" if extra else ""
+        return f"no worker that is there now serves {klass.kind}{lack}"
     missing: dict[str, str] = {}
     for variant in range(len(klass.needs)):
         for worker in serving:

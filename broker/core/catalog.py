@@ -98,6 +98,8 @@ class Catalog:
         entry = self.entries.get(kind.kind)
         if entry is None:
             return len(self.entries) < MAX_KINDS
+        if kind.extra and not entry.kind.extra:
+            return False  # who cannot run it knows less than those who can
         return entry.kind != kind
 
     def announce(self, kind: Kind) -> None:

@@ -222,7 +222,9 @@ def _say_revive(search: Search, part: Part) -> str:
 
 
 def _say_install(search: Search, part: Part) -> str:
-    return f"{part.subject} serves {search.klass.kind}"
+    extra = search.state.catalog.entries[search.klass.kind].kind.extra
+    how = f" (there: pip install '{extra}')" if extra else ""
+    return f"{part.subject} serves {search.klass.kind}{how}"
 
 
 def _say_label(search: Search, part: Part) -> str:

@@ -15,7 +15,7 @@ from broker.core.effects import Beat, Disconnect, SendToWorker
 from broker.core.facts import Admitted, Announced, Closed
 from broker.core.resources import Admission, Health, Worker
 from corral.messages import CancelAttempts, Document, DrainWorker, Kind, Resources, Welcome
-from corral.tasks import Failure, Variant, is_name
+from corral.tasks import Failure, Spec, Variant, is_name, problem
 from corral.wire import Dialect
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Fleet:
         """A native worker registers, for the first time or again."""
         broker, state = self.broker, self.state
         kinds = document.kinds
-        bad = not is_name(document.name) or any(not _may_serve(kind.kind) for kind in kinds)
+        named = is_name(document.name) and document.incarnation
+        bad = not named or any(not _may_serve(kind.kind) or _senseless(kind) for kind in kinds)
         full = document.name not in state.workers and len(state.workers) >= self._most()
         if bad or full or peer in self.peers:
             self.turn_away(
@@ -198,9 +199,7 @@ class Fleet:
         """Something changed on the machine since it registered."""
         names = self._neighbours(worker)
         self.state.ledger.see_gpus(worker, present=False)
-        worker.gpus = {gpu.uuid: gpu for gpu in message.gpus}
-        worker.memory = round(max(0.0, min(message.memory_gb, 1e6)) * 1024)
-        worker.caches = frozenset(message.caches)
+        worker.measure(message.memory_gb, message.gpus, message.caches)
         self.state.ledger.see_gpus(worker, present=True)
         self.state.queue.touch(names | self._neighbours(worker))
 
@@ -318,6 +317,11 @@ class Fleet:
             assert self.state.workers.get(worker.name) is worker, "booked on a worker that is gone"
             if worker.health is Health.UNAVAILABLE and worker.incarnation:
                 assert attempt.revoked, f"{attempt.task.id} runs on {worker.name} without a lease"
+
+
+def _senseless(kind: Kind) -> bool:
+    """Whether it announces needs that no task could have."""
+    return problem(Spec(kind.kind, needs=kind.needs or None)) is not None
 
 
 def _may_serve(service: str) -> bool:

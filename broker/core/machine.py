@@ -396,6 +396,8 @@ class Broker:
             raise errors.NotFound(noun="worker", name=call.worker)
         if call.policy not in ("wait", "requeue", "kill"):
             raise errors.Usage(what=f"the policy {call.policy} is none of wait, requeue, kill")
+        if call.deadline is not None and not 0.0 <= call.deadline < 1e9:
+            raise errors.Usage(what=f"the deadline {call.deadline} is no number of seconds")
         self.drain(worker, now, event.who or "an operator", call.reason, call.deadline, call.policy)
         self.reply(event.peer, call, Done(call.request, [worker.name]))
 

@@ -36,6 +36,8 @@ class Estimate:
 
     def learn(self, seconds: float) -> None:
         """Take one sample in: the plain mean at first, then an exponential one."""
+        if not 0.0 <= seconds < 1e9:
+            return  # no time that anything could take
         self.count += 1
         self.mean += (seconds - self.mean) * max(_FORGET, 1.0 / self.count)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from corral.messages import Document, Gpu
 from corral.tasks import Variant
 
@@ -145,12 +147,16 @@ class Worker:
         self.incarnation = document.incarnation
         self.kinds = frozenset(kind.kind for kind in document.kinds if not kind.extra)
         self.slots = max(0, min(document.slots, 10_000))
-        self.cpus = round(max(0.0, min(document.cpus, 1e6)) * MILLI)
-        self.memory = round(max(0.0, min(document.memory_gb, 1e6)) * MIB)
-        self.gpus = {gpu.uuid: gpu for gpu in document.gpus}
+        self.cpus = round(_amount(document.cpus) * MILLI)
         self.labels = document.labels
-        self.caches = frozenset(document.caches)
         self.about = document.about
+        self.measure(document.memory_gb, document.gpus, document.caches)
+
+    def measure(self, memory_gb: float, gpus: list[Gpu], caches: list[str]) -> None:
+        """Take over what may change while it is registered."""
+        self.memory = round(_amount(memory_gb) * MIB)
+        self.gpus = {gpu.uuid: _sane(gpu) for gpu in gpus}
+        self.caches = frozenset(caches)
 
     @property
     def open(self) -> bool:
@@ -165,6 +171,17 @@ class Worker:
         if self.admission is not Admission.OPEN:
             return self.admission.value
         return "busy" if self.slots_used >= self.slots else "available"
+
+
+def _amount(value: float) -> float:
+    """What a peer says it has, as an amount that can be counted; no number is nothing."""
+    return max(0.0, min(value, 1e6))
+
+
+def _sane(gpu: Gpu) -> Gpu:
+    return structs.replace(
+        gpu, memory_gb=_amount(gpu.memory_gb), foreign_gb=_amount(gpu.foreign_gb)
+    )
 
 
 class Ledger:

@@ -44,6 +44,7 @@ from corral import messages, tasks
 from corral.messages import (
     Accepted,
     CancelAttempts,
+    Checkpoint,
     Document,
     Done,
     Ended,
@@ -112,10 +113,13 @@ class Peer:
         self.id = f"{self.name}#{self._connections}".encode()
         self.story.peers[self.id] = self
 
-    def says(self, message: Inbound, who: str = "", **blobs: str) -> None:
-        """Send a message; a turn follows unless several things happen together."""
-        named = {token.encode(): digest for token, digest in blobs.items()}
-        self.story.happens(Heard(self.id, message, who, named))
+    def says(self, message: Inbound, who: str = "", blobs: dict[bytes, str] | None = None) -> None:
+        """Send a message; a turn follows unless several things happen together.
+
+        Args:
+            blobs: token -> digest of a value that the shell has put on disk.
+        """
+        self.story.happens(Heard(self.id, message, who, blobs or {}))
 
     def takes(self, kind: type[T]) -> T:
         """The next thing in the inbox, which must be of this kind."""
@@ -267,10 +271,10 @@ class Native(Peer):
         """Attempts are over; the broker acknowledges."""
         self.finishes(*(Ended(self.token(id), outcome, seconds, **fields) for id in ids))
 
-    def finishes(self, *ended: Ended, **blobs: str) -> None:
+    def finishes(self, *ended: Ended, blobs: dict[bytes, str] | None = None) -> None:
         """Report ends, and take the acknowledgement."""
         self.seq += 1
-        self.says(Extended(Finished(self.seq, list(ended))), **blobs)
+        self.says(Extended(Finished(self.seq, list(ended))), blobs=blobs)
         acks = [one for one in self.inbox if isinstance(one, ResultAck)]
         assert [ack.seqs for ack in acks] == [[self.seq]]
         self.inbox.remove(acks[0])
@@ -285,6 +289,10 @@ class Native(Peer):
         """Attempts have begun."""
         items = [Progressed(self.token(id), 0.0, started=True) for id in ids]
         self.says(Extended(Progress(items)))
+
+    def saves(self, token: bytes, digest: str) -> None:
+        """A checkpoint, which the shell has put on disk."""
+        self.says(Extended(Checkpoint(token, b"state")), blobs={token: digest} if digest else {})
 
     def hands_back(self, *ids: str) -> None:
         """NACK: these attempts never began here."""
@@ -342,9 +350,10 @@ class Plain(Peer):
         assert (assigned.id, assigned.dialect, assigned.native) == (id, self.dialect, False)
         return assigned.token
 
-    def replies(self, token: bytes, *frames: bytes, final: bool = True, **blobs: str) -> None:
+    def replies(self, token: bytes, *frames: bytes, final: bool = True, blob: str = "") -> None:
         """Answer a request."""
-        self.says(Replied(self.dialect, token, list(frames), final), **blobs)
+        blobs = {token: blob} if blob else {}
+        self.says(Replied(self.dialect, token, list(frames), final), blobs=blobs)
 
     def beats_now(self) -> None:
         """HEARTBEAT."""

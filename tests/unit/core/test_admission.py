@@ -75,6 +75,24 @@ def test_a_kind_that_nobody_serves_now_is_accepted_with_a_warning(story: Story) 
     ]
 
 
+def test_a_kind_whose_extra_is_missing_everywhere_names_the_pip_command(story: Story) -> None:
+    story.worker("w1", kinds=[kind(), kind("learn", extra="corral[research]")])
+    client = story.client()
+    client.calls(messages.Submit(b"r", [spec("learn")]))
+    [id], _, [warning] = client.is_accepted(b"r", 1)
+    assert "serves learn" in warning
+    assert "pip install 'corral[research]'" in warning
+    assert "pip install 'corral[research]'" in story.explains(id).cure[0].text
+
+
+def test_a_worker_that_lacks_the_extra_does_not_loosen_the_kind(story: Story) -> None:
+    able = kind("learn", schema='{"type": "object", "required": ["depth"]}')
+    story.worker("w1", kinds=[kind("learn", extra="corral[research]")])
+    story.worker("w2", kinds=[able])
+    story.worker("w3", kinds=[kind(), kind("learn", extra="corral[research]")])
+    assert story.client().is_refused(spec("learn")).code == "bad_params"
+
+
 def test_a_suspect_worker_still_counts_against_the_warning(story: Story) -> None:
     worker = story.worker("w1")
     worker.vanishes()
