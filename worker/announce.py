@@ -58,12 +58,13 @@ def look(kind: str, entry: EntryPoint) -> tuple[Kind | None, str]:
         try:
             return handlers.load(kind).announce(), ""
         except MissingExtra as missing:
-            lack = extras.Lack(missing.fields["extra"], f"{missing.message} {missing.cure}")
+            install = f"corral[{missing.fields['extra']}]"
+            lack = extras.Lack(install, f"{missing.message} {missing.cure}")
         except ModuleNotFoundError as missing:
             lack = extras.of_module(missing.name or str(missing), entry)
         except Exception as bad:
             return None, f"{kind} is left out, because {entry.value} is broken: {trace(bad)}"
-    return Kind(kind, extra=lack.extra), f"{kind} cannot run here: {lack.text}"
+    return Kind(kind, extra=lack.install), f"{kind} cannot run here: {lack.text}"
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """The agent's mind: a pure machine of events in, instructions out.
 
-It knows the session with the broker, the lanes and the children that serve them, and the results
-that the broker has not acknowledged. It reads no clock, opens no socket and starts no process:
-`worker.agent` does what it says.
+It knows the session with the broker, and the lanes and the children that serve them; what the
+broker has not acknowledged is in `worker.outbox`. It reads no clock, opens no socket and starts no
+process: `worker.agent` does what it says.
 
 The session:
 
@@ -31,22 +31,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 from msgspec import Struct, structs
 
 from corral.messages import (
     Assign,
     CancelAttempts,
-    Checkpoint,
     DrainWorker,
     Ended,
     FetchLog,
-    Finished,
     Nack,
     Progress,
     Progressed,
-    Raw,
     Recall,
     ResultAck,
     Welcome,
@@ -65,11 +62,9 @@ from worker.events import (
     Depart,
     Event,
     Exit,
-    Forget,
     Greet,
     Heard,
     Instruction,
-    Keep,
     Kill,
     Lost,
     MemoryExceeded,
@@ -84,6 +79,7 @@ from worker.events import (
     Ticked,
 )
 from worker.lanes import Booked, Child, Pace, least_used
+from worker.outbox import Outbox
 from worker.pipe import Ask, Done, GiveBack, Given, Ready, Saved, Told, Want, Work
 
 PATIENCE = 0.005  # seconds until a child is asked what it has not begun
@@ -92,7 +88,6 @@ SPARE = 6  # idle children kept beside one for each slot: pipelines change betwe
 START_LIMIT = 60.0  # seconds for a child to import its handler
 RETIRE_LIMIT = 5.0  # seconds for a child to end by itself
 ACK_LIMIT = 10.0  # seconds after a stop for the last results to be acknowledged
-SAVE_EVERY = 1.0  # seconds between checkpoints that are sent; the last one always is
 HEARTBEAT, LEASE = 2.0, 10.0  # until WELCOME says otherwise
 
 
@@ -118,13 +113,6 @@ class Machine(Struct, frozen=True):
     spool_after: float  #: seconds of work from which on a result is put on disk
 
 
-class Stored(Struct):
-    """The checkpoint that an attempt saved last."""
-
-    data: bytes
-    sent: bool = False
-
-
 class Core:
     """One agent. `handle` every event with the monotonic time, and carry out what it returns."""
 
@@ -134,16 +122,14 @@ class Core:
         self.lanes: dict[int, Booked] = {}
         self.where: dict[bytes, Booked] = {}  #: token of every attempt that has not ended
         self.children: dict[int, Child] = {}
-        self.unacked: dict[int, Batch] = {batch.seq: batch for batch in spooled}
-        self.checkpoints: dict[bytes, Stored] = {}
+        self.outbox = Outbox(spooled, machine.spool_after, now)
         self.pace = Pace()
         self.cores: Counter[int] = Counter()
         self.stopping: float | None = None  #: until when attempts may save a checkpoint
         self.stop_reason = ""
         self.left = False
         self.heartbeat, self.lease = HEARTBEAT, LEASE
-        self.heard_at = self.sent_at = self.saved_at = now
-        self._seq = max(self.unacked, default=0)
+        self.heard_at = self.beaten_at = now
         self._number = 0
         self._now = now
         self._out: list[Instruction] = []
@@ -168,15 +154,14 @@ class Core:
         if self.session is not Session.CONNECTING:
             raise Illegal("connected twice")
         self.session = Session.GREETING
-        self.heard_at = self.sent_at = self._now
+        self.heard_at = self.beaten_at = self._now
         self._do(Greet(self._inflight()))
 
     def _inflight(self) -> list[bytes]:
         """Every token held; first those whose work would be lost."""
         running = [item.token for lane in self.lanes.values() for item in lane.fed]
-        ended = [token for batch in self.unacked.values() for token in batch.tokens]
         queued = [item.token for lane in self.lanes.values() for item in lane.queue]
-        return running + ended + queued
+        return running + self.outbox.tokens + queued
 
     def _lost(self, event: Lost) -> None:
         self._reconnect(event.why)
@@ -187,9 +172,7 @@ class Core:
     def _reconnect(self, why: str) -> None:
         self.session = Session.CONNECTING
         self.heard_at = self._now
-        for stored in self.checkpoints.values():
-            stored.sent = False
-        self._keep(self.unacked.values())
+        self._out += self.outbox.closed()
         self._do(Reconnect(why))
 
     def _heard(self, event: Heard) -> None:
@@ -211,10 +194,7 @@ class Core:
         self._cancel([token for token in self.where if token not in adopted], "not adopted", 0.0)
         if self.stopping is not None:
             self._send(DrainWorker(True, self.stop_reason))
-        self._save_all()
-        # Those that were not adopted too: the broker frees what they held when it hears of it.
-        for batch in self.unacked.values():
-            self._send_batch(batch)
+        self._out += self.outbox.opened(self._now)
 
     def _drain(self, message: DrainWorker) -> None:
         why = f": {message.reason}" if message.reason else ""
@@ -368,8 +348,6 @@ class Core:
             if lane.cancelled or lane.recalled:
                 lane.cancelled.pop(token, None)
                 lane.recalled.discard(token)
-            if self.checkpoints:
-                self._save(token)
         child.finished += message.count
         if lane.verdict is not None:
             lane.verdict = "handed_back", "its process was killed for the attempt before it"
@@ -379,7 +357,7 @@ class Core:
             lane.running = lane.fed[0].token
         for text, warning in message.notes:
             self._do(Say(text, warning))
-        self._deliver(tokens, message.ended, message.longest)
+        self._out += self.outbox.put(tokens, message.ended, message.longest)
         self._feed(lane)
         self._see_to(lane)
 
@@ -427,9 +405,7 @@ class Core:
 
     def _saved(self, child: Child, message: Saved) -> None:
         if message.token in self.where:
-            self.checkpoints[message.token] = Stored(message.data)
-            if self._now >= self.saved_at + SAVE_EVERY:
-                self._save_all()
+            self._out += self.outbox.save(message.token, message.data, self._now)
 
     def _child_ended(self, event: ChildEnded) -> None:
         child = self.children.pop(event.child, None)
@@ -459,7 +435,6 @@ class Core:
         for index, item in enumerate(over, 1):
             del self.where[item.token]
             lane.recalled.discard(item.token)
-            self._save(item.token)
             if index < len(over):
                 lane.cancelled.pop(item.token, None)
                 lost = "its result was lost when its process died under the next attempt"
@@ -580,13 +555,13 @@ class Core:
             self._see_to(lane)
 
     def _leave_when_done(self, grace_ends: float) -> None:
-        waits = self.lanes or (self.unacked and self.session is Session.WELCOMED)
+        waits = self.lanes or (self.outbox and self.outbox.is_open)
         if not waits or self._now >= grace_ends + ACK_LIMIT:
             self._leave(0)
 
     def _leave(self, status: int) -> None:
         self.left = True
-        self._keep(self.unacked.values())
+        self._out += self.outbox.keep()
         for child in self.children.values():
             self._do(Kill(child.number))
         self._do(Depart())
@@ -599,63 +574,16 @@ class Core:
 
     def _end(self, ends: list[Ended], longest: float = 0.0) -> None:
         if ends:
-            self._deliver([ended.token for ended in ends], ends, longest)
-
-    def _deliver(self, tokens: list[bytes], items: Raw | list[Ended], longest: float) -> None:
-        self._seq += 1
-        batch = Batch(self._seq, tokens, items)
-        self.unacked[batch.seq] = batch
-        if self.session is not Session.WELCOMED or longest >= self.machine.spool_after:
-            self._keep([batch])
-        if self.session is Session.WELCOMED:
-            self._send_batch(batch)
-
-    def _send_batch(self, batch: Batch) -> None:
-        # An agent does not decode results: what a child packed goes out as it came.
-        self._send(Finished(batch.seq, cast("list[Ended]", batch.items)))
-
-    def _keep(self, batches: Iterable[Batch]) -> None:
-        fresh = [batch for batch in batches if not batch.on_disk]
-        if fresh:
-            self._do(Keep(fresh))
-        for batch in fresh:
-            batch.on_disk = True
+            self._out += self.outbox.put([ended.token for ended in ends], ends, longest)
 
     def _acked(self, message: ResultAck) -> None:
-        self._forget(message.seqs)
-
-    def _forget(self, seqs: Iterable[int]) -> None:
-        batches = [batch for seq in seqs if (batch := self.unacked.pop(seq, None)) is not None]
-        if self.checkpoints:
-            for batch in batches:
-                for token in batch.tokens:
-                    self.checkpoints.pop(token, None)
-        if on_disk := [batch.seq for batch in batches if batch.on_disk]:
-            self._do(Forget(on_disk))
+        self._out += self.outbox.acked(message.seqs)
 
     def _nack(self, tokens: list[bytes], reason: str) -> None:
         if tokens and self.session is Session.WELCOMED:
             self._send(Nack(tokens, reason))
         else:  # a NACK could not be said again; a result is, until it is acknowledged
             self._end([self._ended(token, "handed_back", reason) for token in tokens])
-
-    def _save(self, token: bytes) -> None:
-        """Send the checkpoint of `token` unless the broker has it."""
-        stored = self.checkpoints.get(token)
-        if stored is not None and not stored.sent and self.session is Session.WELCOMED:
-            stored.sent = True
-            self._send(Checkpoint(token, stored.data))
-
-    @property
-    def _unsent(self) -> bool:
-        """Whether there is a checkpoint that the broker could be given."""
-        stored = self.checkpoints.values()
-        return self.session is Session.WELCOMED and any(not one.sent for one in stored)
-
-    def _save_all(self) -> None:
-        self.saved_at = self._now
-        for token in self.checkpoints:
-            self._save(token)
 
     # --- time -------------------------------------------------------------------------------
 
@@ -665,9 +593,9 @@ class Core:
             return inf
         soon = [self.heard_at + self.lease]
         if self.session is not Session.CONNECTING:
-            soon.append(self.sent_at + self.heartbeat)
-        if self._unsent:
-            soon.append(self.saved_at + SAVE_EVERY)
+            soon.append(self.beaten_at + self.heartbeat)
+        if (due := self.outbox.due) is not None:
+            soon.append(due)
         if self.stopping is not None:
             soon.append(self.stopping + ACK_LIMIT)
         soon.extend(self._due(child) for child in self.children.values())
@@ -697,8 +625,7 @@ class Core:
         now = self._now
         if now >= self.heard_at + self.lease:
             self._reconnect(f"the broker was silent for {self.lease:g} s")
-        if self._unsent and now >= self.saved_at + SAVE_EVERY:
-            self._save_all()
+        self._out += self.outbox.tick(now)
         began: list[Progressed] = []
         for lane in list(self.lanes.values()):
             if lane.fed and lane.child is not None and not lane.child.leaving:
@@ -708,8 +635,8 @@ class Core:
         for child in list(self.children.values()):
             if now >= self._due(child):
                 self._overdue(child)
-        if self.session is not Session.CONNECTING and now >= self.sent_at + self.heartbeat:
-            self.sent_at = now
+        if self.session is not Session.CONNECTING and now >= self.beaten_at + self.heartbeat:
+            self.beaten_at = now
             self._do(Beat())
 
     def _tick_lane(self, lane: Booked, child: Child, began: list[Progressed]) -> None:
@@ -750,7 +677,6 @@ class Core:
         self._out.append(instruction)
 
     def _send(self, message: Any) -> None:
-        self.sent_at = self._now
         self._out.append(Send(message))
 
     # --- invariants ---------------------------------------------------------------------------
@@ -779,10 +705,8 @@ class Core:
         assert not gpus or max(gpus.values()) == 1, "two children hold one GPU"
         used = Counter(core for lane in self.lanes.values() for core in lane.cores)
         assert +self.cores == used
-        for seq, batch in self.unacked.items():
-            assert batch.seq == seq <= self._seq
-            assert held.keys().isdisjoint(batch.tokens), "an attempt runs and has ended"
-            assert batch.on_disk or self.session is Session.WELCOMED
+        self.outbox.check(held)
+        assert self.outbox.is_open == (self.session is Session.WELCOMED)
 
 
 # What happens, and what the broker and children say: one method for each.

@@ -16,7 +16,7 @@ _REQUIREMENT = re.compile(r"\s*([\w.-]+).*?\bextra\s*==\s*['\"]([\w.-]+)['\"].*"
 class Lack(Struct, frozen=True):
     """Something that must be installed before a handler can run."""
 
-    extra: str  #: of the handler's distribution; the missing distribution itself when none has it
+    install: str  #: an extra of the handler's distribution, or else the missing distribution
     text: str  #: what is missing, and the pip command that brings it
 
 
@@ -28,8 +28,8 @@ def of_module(module: str, entry: EntryPoint | None) -> Lack:
     for wanted, extra in _requirements(owner):
         if _normal(wanted) == _normal(name):
             assert owner is not None
-            return _lack(f"the Python module {module}", extra, f"{owner.name}[{extra}]")
-    return _lack(f"the Python module {module}", name, name)
+            return _lack(f"the Python module {module}", f"{owner.name}[{extra}]")
+    return _lack(f"the Python module {module}", name)
 
 
 def of_entry(entry: EntryPoint) -> Lack | None:
@@ -38,12 +38,12 @@ def of_entry(entry: EntryPoint) -> Lack | None:
     for name, extra in _requirements(owner):
         if extra in entry.extras and not _installed(name):
             assert owner is not None
-            return _lack(f"the distribution {name}", extra, f"{owner.name}[{extra}]")
+            return _lack(f"the distribution {name}", f"{owner.name}[{extra}]")
     return None
 
 
-def _lack(what: str, extra: str, install: str) -> Lack:
-    return Lack(extra, f"{what} is not installed. Run: pip install '{install}'")
+def _lack(what: str, install: str) -> Lack:
+    return Lack(install, f"{what} is not installed. Run: pip install '{install}'")
 
 
 def _requirements(owner: Distribution | None) -> Iterator[tuple[str, str]]:

@@ -187,19 +187,19 @@ def entry(value: str = "mill:grind") -> EntryPoint:
 
 
 @pytest.mark.parametrize(
-    ("module", "extra", "command"),
+    ("module", "install"),
     [
-        ("sklearn.linear_model", "learn", "pip install 'mill[learn]'"),
-        ("cheese_of_the_moon", "moon", "pip install 'mill[moon]'"),
-        ("something", "something", "pip install 'something'"),
+        ("sklearn.linear_model", "mill[learn]"),
+        ("cheese_of_the_moon", "mill[moon]"),
+        ("something", "something"),
     ],
 )
 def test_a_missing_module_leads_to_the_extra_that_brings_it(
-    module: str, extra: str, command: str
+    module: str, install: str
 ) -> None:
     lack = extras.of_module(module, entry())
-    assert lack.extra == extra
-    assert lack.text.endswith(command)
+    assert lack.install == install
+    assert lack.text.endswith(f"pip install '{install}'")
 
 
 def test_a_missing_module_of_nobody_is_named_itself() -> None:
