@@ -492,7 +492,7 @@ class Kind(Struct, frozen=True, array_like=True):
     strategy: str = "resource_aware"
     never: Annotated[tuple[str, ...], FEW] = ()  #: error types that are not retried
     frames: bool = False  #: takes raw Majordomo frames
-    extra: str = ""  #: set when it cannot run here: the extra that must be installed
+    extra: str = ""  #: what pip must install before it can run here: corral[research]
 
 
 class Document(Struct, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ def test_a_handler_whose_extra_is_missing_is_announced_so(
 ) -> None:
     worker = start()
     kinds = {kind.kind: kind for kind in broker.welcome().kinds}
-    assert kinds["lacks_extra"].extra == "moon"
+    assert kinds["lacks_extra"].extra == "corral-test-handlers[moon]"
     assert kinds["echo"].extra == ""
     assert "pip install 'corral-test-handlers[moon]'" in worker.log
     broker.assign("lacks_extra", item(1))

@@ -82,7 +82,7 @@ def test_a_kind_whose_extra_is_missing_everywhere_names_the_pip_command(story: S
     [id], _, [warning] = client.is_accepted(b"r", 1)
     assert "serves learn" in warning
     assert "pip install 'corral[research]'" in warning
-    assert "pip install 'corral[research]'" in story.explains(id).cure[0].text
+    assert "pip install 'corral[research]'" in story.explain(id).cure[0].text
 
 
 def test_a_worker_that_lacks_the_extra_does_not_loosen_the_kind(story: Story) -> None:
