@@ -523,10 +523,13 @@ class Story:
         self.nothing_else()
         self.epoch += 1
         state = state or self.replayed()
-        for peer in self.peers.values():
-            if isinstance(peer, Native):
-                peer.connected = False
+        before = list(self.peers.values())
         self.peers.clear()
+        for peer in before:
+            if isinstance(peer, Native):
+                peer.connected = False  # it registers again when the test says so
+            else:
+                peer.connect()
         self.broker = Broker(self.settings, self.seed, self.epoch, state, self.now)
         self.turn()
 
