@@ -40,7 +40,7 @@ log = logging.getLogger("corral.worker")
 
 IN, OUT = int(zmq.POLLIN), int(zmq.POLLOUT)
 MEMORY_EVERY = 0.15  # seconds between looks at children with a memory limit
-CHORES_EVERY = 1.0  # seconds between looks at the guard and the status
+CHORES_EVERY = 1.0  # seconds between looks at the guard, the logs and the status
 HARDWARE_EVERY = 10.0  # seconds between looks at the machine
 PRUNE_EVERY = 86400.0  # seconds between removals of old logs
 FOREIGN_STEP = 0.25  # GiB of a GPU that others take or free before the broker is told
@@ -218,6 +218,11 @@ class Agent:
         if self._guard.poll() is not None:
             log.warning("the guard (process %d) ended; starting another", self._guard.pid)
             self._guard = self._start_guard()
+        for child in self._children.values():
+            if logs.trim(child.catch):
+                log.warning(
+                    "child %d of %s writes too much; its log begins anew", child.number, child.kind
+                )
         running = len(self._core.where)
         self._systemd.status(f"{self._core.session}, {running} attempts, {self._link.endpoint}")
 

@@ -192,6 +192,8 @@ class Core:
         adopted = set(message.adopted)
         self._do(Say(f"welcomed by broker epoch {message.epoch}; {len(adopted)} attempts adopted"))
         self._cancel([token for token in self.where if token not in adopted], "not adopted", 0.0)
+        for lane in self.lanes.values():
+            lane.told = False  # a broker that was restarted does not know what has begun
         if self.stopping is not None:
             self._send(DrainWorker(True, self.stop_reason))
         self._out += self.outbox.opened(self._now)

@@ -19,6 +19,7 @@ from corral.messages import FetchLog, Item, LogChunk
 
 KEEP = 14 * 86400.0  # seconds that a log is kept
 MAX_CHUNK = 1 << 20  # bytes of one answer
+MAX_LOG = 256 << 20  # bytes of one attempt's output
 
 
 def folder_name(id: str) -> str:
@@ -87,6 +88,18 @@ def read(folder: Path, fetch: FetchLog, catch: Path | None) -> LogChunk:
                     data = log.read(max(0, min(fetch.size, MAX_CHUNK)))
                     return LogChunk(fetch.fetch, data, os.fstat(log.fileno()).st_size)
     return LogChunk(fetch.fetch, b"", 0, found=False)
+
+
+def trim(catch: Path, most: int = MAX_LOG) -> bool:
+    """Begin a catch file anew when it is larger than `most` bytes. Whether it was."""
+    with suppress(OSError):
+        size = catch.stat().st_size
+        if size > most:
+            os.truncate(catch, 0)
+            with catch.open("ab") as file:
+                file.write(f"[{size} bytes of output were removed here]\n".encode())
+            return True
+    return False
 
 
 def prune(folder: Path) -> None:

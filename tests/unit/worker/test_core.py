@@ -142,6 +142,18 @@ def test_adopted_attempts_go_on(story: Story) -> None:
     assert story.fed() == {1: [token("b")]}
 
 
+def test_a_new_broker_is_told_again_what_has_begun(story: Story) -> None:
+    story.welcomed().assigns(lane(1, "a"))
+    story.ready(1)
+    story.passes(0.006)
+    story.happens(Lost("it ended"))
+    story.passes(1.0)
+    story.happens(Connected())
+    story.says(Welcome(2, 2.0, 10.0, 0.0, [token("a")]))
+    story.passes(0.0)
+    assert story.sent(Progress) == [Progress([Progressed(token("a"), 0.0, started=True)])]
+
+
 def test_a_second_welcome_changes_nothing(story: Story) -> None:
     story.welcomed().assigns(lane(1, "a"))
     assert story.says(Welcome(1, 2.0, 10.0, 0.0, [])) == []

@@ -167,6 +167,18 @@ def test_what_a_running_attempt_wrote_so_far_is_its_log(tmp_path: Path) -> None:
     assert logs.read(tmp_path, FetchLog(1, "t", 1, 0, 99), catch).data == b"so far"
 
 
+def test_a_log_has_a_bound_and_what_follows_is_kept(tmp_path: Path) -> None:
+    catch = tmp_path / "catch"
+    with catch.open("ab") as writer:
+        writer.write(b"x" * 100)
+        writer.flush()
+        assert not logs.trim(catch, 100)
+        assert logs.trim(catch, 99)
+        writer.write(b"and on\n")
+    assert catch.read_text() == "[100 bytes of output were removed here]\nand on\n"
+    assert not logs.trim(tmp_path / "nowhere", 0)
+
+
 def test_old_logs_are_removed_and_new_ones_stay(tmp_path: Path) -> None:
     for id, age in (("old", logs.KEEP + 60), ("new", 60.0)):
         path = logs.path_of(tmp_path, id, 1)

@@ -194,9 +194,7 @@ def entry(value: str = "mill:grind") -> EntryPoint:
         ("something", "something"),
     ],
 )
-def test_a_missing_module_leads_to_the_extra_that_brings_it(
-    module: str, install: str
-) -> None:
+def test_a_missing_module_leads_to_the_extra_that_brings_it(module: str, install: str) -> None:
     lack = extras.of_module(module, entry())
     assert lack.install == install
     assert lack.text.endswith(f"pip install '{install}'")
