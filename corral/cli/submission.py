@@ -155,7 +155,8 @@ def _tasks_in(file: IO[bytes], name: str, base: Task) -> Iterator[tuple[int, Tas
         try:
             yield number, _merged(base, _given(decode(text)))
         except (msgspec.MsgspecError, UnicodeDecodeError, _NoKind) as bad:
-            why, _, path = str(bad).partition(" - at `$.")
+            kind = "" if isinstance(bad, msgspec.ValidationError | _NoKind) else "it is no JSON: "
+            why, _, path = f"{kind}{bad}".partition(" - at `$.")
             at = f"{name}:{number}" + (f": {path.rstrip('`')}" if path else "")
             raise BadTask(path=at, why=why) from None
 

@@ -1,0 +1,147 @@
+"""What is wrong is named, with its cure and its exit status, and costs nothing that was accepted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from corral.messages import TaskView
+from tests.integration.cli.conftest import Cli, Ended, free_endpoint
+
+
+def refused(ended: Ended, status: int, *words: str) -> None:
+    """It printed no data, one error that holds `words`, and something to do next."""
+    assert ended.status == status, ended
+    assert ended.out == ""
+    first, *rest = ended.err.splitlines()
+    assert first.startswith("error: ")
+    for word in words:
+        assert word in ended.err
+    assert "".join(rest).strip(), "it names no cure"
+    assert "Traceback" not in ended.err
+
+
+def tasks(corral: Cli) -> int:
+    return len(corral("task", "list", "--all", "-o", "json").json(list[TaskView]))
+
+
+def test_a_kind_that_nobody_announced(corral: Cli) -> None:
+    refused(corral("task", "submit", "dance"), 2, "dance", "echo", "Start a worker")
+
+
+def test_params_that_do_not_fit_name_the_path(corral: Cli) -> None:
+    refused(corral("task", "submit", "sleep", "seconds=long"), 2, "sleep", "seconds", "long")
+    refused(corral("task", "submit", "sleep", "minutes=1"), 2, "minutes")
+    refused(corral("task", "submit", "fail", "error.name=x"), 2, "error")
+
+
+def test_a_parent_that_is_not_there(corral: Cli) -> None:
+    refused(corral("task", "submit", "echo", "--after", "nobody"), 3, "nobody", "corral task list")
+
+
+def test_an_id_that_has_other_content(corral: Cli) -> None:
+    assert corral("task", "submit", "echo", "a=1", "--id", "taken").status == 0
+    ended = corral("task", "submit", "echo", "a=2", "--id", "taken")
+    refused(ended, 2, "taken", "corral task show taken")
+    kept = corral("task", "result", "taken").json()
+    assert kept == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (['{"kind": "echo"}', '{"kind": "echo", "prio": 1}'], ["tasks.jsonl:2", "prio"]),
+        (['{"kind": "echo"}', "", '{"kind": "echo",'], ["tasks.jsonl:3", "JSON"]),
+        (['{"params": {"a": 1}}'], ["tasks.jsonl:1", "kind"]),
+        (['{"kind": "echo", "priority": "high"}'], ["tasks.jsonl:1", "priority"]),
+        (['{"kind": "echo", "needs": [{"gpu": 1}]}'], ["tasks.jsonl:1", "gpu"]),
+        (['{"kind": "echo", "needs": [{"cpus": -1}]}'], ["tasks.jsonl:1", "cpus"]),
+        (['{"kind": "echo"}', '{"kind": "sleep", "params": {"seconds": "x"}}'], ["tasks.jsonl:2", "seconds"]),
+        (['{"kind": "echo"}', '{"kind": "dance"}'], ["tasks.jsonl:2", "dance"]),
+        (['{"kind": "echo", "after": {"a": "nobody"}}'], ["tasks.jsonl:1", "nobody"]),
+        (['{"kind": "echo", "after": {"a": "#7"}}'], ["tasks.jsonl:1", "#7"]),
+        (["", '{"kind": "echo", "after": {"a": "#1"}}', '{"kind": "echo", "after": {"a": "#0"}}'],
+         ["circle", "line 2", "line 3"]),
+        (['{"kind": "echo", "id": "x"}', '{"kind": "echo", "id": "x", "params": {"a": 1}}'],
+         ["tasks.jsonl:2", "x"]),
+        (["", ""], ["tasks.jsonl", "no task"]),
+    ],
+)  # fmt: skip
+def test_a_bad_file_names_the_line_and_stores_nothing(
+    corral: Cli, lines: list[str], words: list[str]
+) -> None:
+    before = tasks(corral)
+    (corral.folder / "tasks.jsonl").write_text("\n".join(lines))
+    refused(corral("task", "submit", "--file", "tasks.jsonl"), 2, *words)
+    assert tasks(corral) == before
+
+
+def test_a_payload_that_is_too_large(corral: Cli) -> None:
+    big = json.dumps({"kind": "echo", "params": {"data": "x" * (17 << 20)}})
+    refused(corral("task", "submit", "--file", "-", input=big), 2, "bytes", "limit")
+    assert corral("task", "submit", "echo", "after=it", "--wait").status == 0
+
+
+@pytest.mark.parametrize("bad", ["localhost", "tcp://", "http://127.0.0.1:5555"])
+def test_an_endpoint_that_is_none(alone: Cli, bad: str) -> None:
+    refused(alone("task", "list", "--broker", bad), 2, bad, "tcp://HOST:PORT")
+    refused(alone("task", "list", CORRAL_BROKER=bad), 2, bad, "CORRAL_BROKER")
+
+
+def test_nobody_at_the_endpoint(alone: Cli) -> None:
+    endpoint = free_endpoint()
+    ended = alone("task", "list", CORRAL_BROKER=endpoint, CORRAL_TIMEOUT="300ms")
+    refused(ended, 5, endpoint, "corral up")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("corral.yaml", "timeout: 3s\nslots: 2\n", ["corral.yaml:2", "slots"]),
+        ("corral.yaml", "worker:\n  slots: many\n", ["corral.yaml:2", "worker.slots"]),
+        ("corral.yaml", "broker: [1, 2\n", ["corral.yaml:"]),
+        ("corral.toml", "[worker]\n\nslots = 'many'\n", ["corral.toml:3", "worker.slots"]),
+    ],
+)
+def test_a_bad_configuration_names_line_and_key(
+    alone: Cli, name: str, text: str, words: list[str]
+) -> None:
+    (alone.folder / name).write_text(text)
+    for command in (["task", "list"], ["config"], ["worker", "list"]):
+        refused(alone(*command), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: mine\nsymbols: [AAPL, TSLA]\n", ["bad.yaml, line 2", "symbols", "TSLA"]),
+        ("name: mine\nsymbol: [AAPL]\n", ["bad.yaml, line 2", "symbol"]),
+        ("name: [\n", ["bad.yaml, line "]),
+    ],
+)
+def test_a_bad_pipeline_names_line_and_key(alone: Cli, text: str, words: list[str]) -> None:
+    (alone.folder / "bad.yaml").write_text(text)
+    for command in (["show"], ["run", "--local"]):
+        refused(alone("pipeline", command[0], "bad.yaml", *command[1:]), 2, *words)
+    assert not (alone.folder / ".corral").exists()
+
+
+def test_a_pipeline_that_is_not_there(alone: Cli) -> None:
+    refused(alone("pipeline", "show", "nothing.yaml"), 3, "nothing.yaml", "demo")
+
+
+def test_a_kind_whose_extra_is_missing_names_the_command(corral: Cli) -> None:
+    ended = corral("task", "submit", "lacks_extra")
+    assert ended.status == 6
+    assert "pip install 'corral-test-handlers[moon]'" in ended.err
+    explained = corral("task", "explain", ended.out.strip())
+    assert "pip install 'corral-test-handlers[moon]'" in explained.out
+    assert corral("task", "cancel", ended.out.strip()).status == 0
+
+
+def test_an_unknown_command_is_usage(alone: Cli) -> None:
+    for command in (["dance"], ["task", "dance"], ["task", "list", "--dance"], ["worker", "stop"]):
+        ended = alone(*command)
+        assert (ended.status, ended.out) == (2, "")
+        assert "--help" in ended.err
