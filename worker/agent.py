@@ -57,7 +57,7 @@ class Agent:
         document: Document,
         link: Link,
         home: Home,
-        look: Callable[[Callable[[int], bool]], hardware.Machine],
+        look: Callable[[hardware.IsOurs], hardware.Machine],
         spool_after: float,
         grace: float,
     ) -> None:
@@ -69,6 +69,7 @@ class Agent:
         self._grace = grace
         self._census = Census(home.folder, home.incarnation)
         self._ours: set[int] = set()
+        self._children: dict[int, Child] = {}
         self._machine = look(self._is_ours)
         self._document = _with_machine(document, self._machine)
         self._spool = Spool(home.folder / "spool" / logs.folder_name(document.name), log.warning)
@@ -80,7 +81,6 @@ class Agent:
             spool_after=spool_after,
         )
         self._core = core.Core(offer, self._spool.load(), now)
-        self._children: dict[int, Child] = {}
         self._waiting: deque[Event] = deque()
         self._systemd = Systemd()
         self._status: int | None = None
@@ -235,8 +235,13 @@ class Agent:
             gpus, caches = list(machine.gpus), self._document.caches
             self._happened(Changed(Resources(machine.memory_gb, gpus, caches)))
 
-    def _is_ours(self, pid: int) -> bool:
-        return pid in self._ours
+    def _is_ours(self, gpu: str, pid: int) -> bool:
+        if pid in self._ours:
+            return True
+        # In a container the library may give ids of the host's. On a card that a child of ours
+        # holds, a process that is not to be seen from here is taken for that child.
+        held = any(gpu in child.gpus for child in self._children.values())
+        return held and not os.path.exists(f"/proc/{pid}")
 
     def _prune(self) -> None:
         logs.prune(self._home.folder)

@@ -70,6 +70,7 @@ class Child:
         """
         self.number = spawn.child
         self.kind = spawn.kind
+        self.gpus = spawn.gpus
         self.limit_gb = 0.0
         self.catch = home.catch(spawn.child)
         self._mark = child_mark(home.folder, home.incarnation, spawn.child)

@@ -21,6 +21,7 @@ from msgspec import Struct
 from corral.messages import Gpu
 
 GIB = 1 << 30
+IsOurs = Callable[[str, int], bool]  # UUID of a GPU, id of a process that uses it
 CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with a number about this large
 
@@ -35,7 +36,7 @@ class Machine(Struct, frozen=True):
 
 
 def look(
-    gpus: Iterable[Gpu], cpus: float | None, memory_gb: float | None, is_ours: Callable[[int], bool]
+    gpus: Iterable[Gpu], cpus: float | None, memory_gb: float | None, is_ours: IsOurs
 ) -> Machine:
     """What there is now. Given figures win over found ones, declared GPUs over the same found.
 
@@ -43,7 +44,7 @@ def look(
         gpus: declared ones.
         cpus: cores to offer, when not all of them.
         memory_gb: memory to offer, GiB, when not all of it.
-        is_ours: whether a process was started by this agent.
+        is_ours: whether a process that uses a GPU was started by this agent.
     """
     cores = tuple(sorted(os.sched_getaffinity(0)))
     found = {gpu.uuid: gpu for gpu in nvml_gpus(is_ours)}
@@ -101,7 +102,7 @@ def _nvml() -> Any:
     return pynvml
 
 
-def nvml_gpus(is_ours: Callable[[int], bool]) -> list[Gpu]:
+def nvml_gpus(is_ours: IsOurs) -> list[Gpu]:
     """The GPUs that NVML shows; none without it. A GPU that does not answer is left out."""
     library = _nvml()
     if library is None:
@@ -114,11 +115,12 @@ def nvml_gpus(is_ours: Callable[[int], bool]) -> list[Gpu]:
     return gpus
 
 
-def _gpu(library: Any, handle: Any, is_ours: Callable[[int], bool]) -> Gpu:
+def _gpu(library: Any, handle: Any, is_ours: IsOurs) -> Gpu:
+    uuid = _text(library.nvmlDeviceGetUUID(handle))
     processes = library.nvmlDeviceGetComputeRunningProcesses(handle)
-    foreign = sum(p.usedGpuMemory or 0 for p in processes if not is_ours(p.pid))
+    foreign = sum(p.usedGpuMemory or 0 for p in processes if not is_ours(uuid, p.pid))
     return Gpu(
-        uuid=_text(library.nvmlDeviceGetUUID(handle)),
+        uuid=uuid,
         memory_gb=round(library.nvmlDeviceGetMemoryInfo(handle).total / GIB, 3),
         name=_text(library.nvmlDeviceGetName(handle)),
         foreign_gb=round(foreign / GIB, 1),

@@ -196,12 +196,12 @@ def test_old_logs_are_removed_and_new_ones_stay(tmp_path: Path) -> None:
 
 def test_the_machine_is_seen_and_declared_figures_win() -> None:
     declared = Gpu("GPU-1", 24.0, "declared", declared=True)
-    seen = hardware.look([declared], None, None, lambda pid: False)
+    seen = hardware.look([declared], None, None, lambda gpu, pid: False)
     assert set(seen.cores) == os.sched_getaffinity(0)
     assert 0 < seen.cpus <= len(seen.cores)
     assert seen.memory_gb > 0
     assert declared in seen.gpus
-    given = hardware.look([], 1.5, 4.0, lambda pid: False)
+    given = hardware.look([], 1.5, 4.0, lambda gpu, pid: False)
     assert (given.cpus, given.memory_gb) == (1.5, 4.0)
 
 
