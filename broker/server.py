@@ -108,10 +108,13 @@ class Server:
             (zmq.RCVHWM, 1000),
             (zmq.MAXMSGSIZE, self.settings.max_message),
             (zmq.LINGER, 1000),
-            (zmq.HEARTBEAT_IVL, 5000),
-            (zmq.HEARTBEAT_TIMEOUT, 30000),
-            (zmq.HEARTBEAT_TTL, 30000),
             (zmq.HANDSHAKE_IVL, 10000),
+            # Dead connections are TCP's to find. ZMTP's own heartbeat aborts the process when it
+            # is due for a peer that left unread messages behind (libzmq issues 4364 and 4767).
+            (zmq.TCP_KEEPALIVE, 1),
+            (zmq.TCP_KEEPALIVE_IDLE, 15),
+            (zmq.TCP_KEEPALIVE_INTVL, 5),
+            (zmq.TCP_KEEPALIVE_CNT, 3),
             (zmq.BACKLOG, 1024),
         ):
             socket.setsockopt(option, value)

@@ -13,14 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
 
-from corral import Client
-from corral.messages import BrokerView
+from corral import Client, wire
+from corral.messages import BrokerView, List
 from tests.evidence import Evidence
 from tests.support.daemon import BrokerDaemon, environment
 from tests.support.malformed import malformed
@@ -160,6 +160,10 @@ def test_5_000_malformed_messages_beside_a_canary(
         slowest_canary_s=canary.slowest,
         grown_mib=grown / MIB,
     )
+    broker.kill()
+    broker.start()  # what was accepted among all that is read back
+    with Client(broker.endpoint) as client:
+        assert client.submit("echo", still="there").result(timeout=30) == {"still": "there"}
     broker.stop()
     fsck = [sys.executable, "-m", "broker", "fsck", "--data", str(broker.data)]
     assert subprocess.run(fsck, env=environment()).returncode == 0
@@ -168,3 +172,46 @@ def test_5_000_malformed_messages_beside_a_canary(
 def _status(broker: BrokerDaemon) -> BrokerView:
     with Client(broker.endpoint) as client:
         return client.status()
+
+
+def test_peers_that_ask_for_too_much_and_vanish_do_not_end_the_broker(
+    broker: BrokerDaemon,
+) -> None:
+    """ZMTP's own heartbeats are not for a broker.
+
+    libzmq 4.3.5 aborts the process (issues 4364 and 4767) when the timer of its heartbeat fires for
+    a peer that has gone while messages of it beyond the high-water mark were still unread.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    greedy = [context.socket(zmq.DEALER) for _ in range(8)]
+    with Client(broker.endpoint) as client:
+        try:
+            began = time.monotonic()
+            for peer in greedy:
+                peer.set_hwm(0)
+                peer.linger = 0
+                peer.connect(broker.endpoint)
+            for number in range(600):
+                greedy[0].send_multipart([b"MDPC02", b"\x01", b"nobody", b"%d" % number])
+            _wait_for(lambda: client.status().tasks.get("queued") == 600)
+            time.sleep(max(0.0, began + 4.3 - time.monotonic()))
+            dear = wire.call(List(b"request", limit=600))
+            for _ in range(3_000):
+                for peer in greedy:
+                    peer.send_multipart(dear)
+            time.sleep(0.1)
+        finally:
+            for peer in greedy:
+                peer.close()
+            context.term()
+        while time.monotonic() < began + 8.0:  # a timer of 5 s would have come meanwhile
+            assert broker.alive, broker.log
+            assert client.status().tasks["queued"] == 600
+            time.sleep(0.1)
+
+
+def _wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
