@@ -60,10 +60,11 @@ def start(arguments: Sequence[str]) -> None:
 def stop(
     name: str | None, data: Path | None, timeout: float, broker: str | None, key: str | None
 ) -> None:
-    """Let a worker finish what it runs, and end it.
+    """End a worker without losing work.
 
-    One that runs on this machine, given by NAME or by its --data, gets SIGTERM: it drains and
-    leaves. Any other is drained, so that whatever started it can end it without losing work.
+    One that runs on this machine, given by NAME or by its --data, gets SIGTERM: it takes nothing
+    new, hands back what does not end within its --grace, and leaves. Any other is drained, so that
+    whatever started it can end it.
     """
     if data is not None:
         _end(_holder(data), name or f"the worker in {data}", timeout)
