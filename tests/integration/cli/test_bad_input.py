@@ -1,4 +1,4 @@
-"""What is wrong is named, with its cure and its exit status, and costs nothing that was accepted."""
+"""What is wrong is named, with its cure and exit status, and costs nothing that was accepted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_an_id_that_has_other_content(corral: Cli) -> None:
         (['{"kind": "echo", "priority": "high"}'], ["tasks.jsonl:1", "priority"]),
         (['{"kind": "echo", "needs": [{"gpu": 1}]}'], ["tasks.jsonl:1", "gpu"]),
         (['{"kind": "echo", "needs": [{"cpus": -1}]}'], ["tasks.jsonl:1", "cpus"]),
-        (['{"kind": "echo"}', '{"kind": "sleep", "params": {"seconds": "x"}}'], ["tasks.jsonl:2", "seconds"]),
+        (['{"kind": "echo"}', '{"kind": "sleep", "params": {"seconds": "x"}}'],
+         ["tasks.jsonl:2", "seconds"]),
         (['{"kind": "echo"}', '{"kind": "dance"}'], ["tasks.jsonl:2", "dance"]),
         (['{"kind": "echo", "after": {"a": "nobody"}}'], ["tasks.jsonl:1", "nobody"]),
         (['{"kind": "echo", "after": {"a": "#7"}}'], ["tasks.jsonl:1", "#7"]),
