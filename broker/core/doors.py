@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from broker.core.admission import MAX_PARAMS, Planned
+from broker.core.admission import MAX_PARAMS, Planned, nested_too_deep
 from broker.core.effects import ReplyPlain, ReplyToClient
 from broker.core.events import Heard
 from broker.core.facts import Aliased
+from broker.core.fleet import RESERVED
 from broker.core.state import TaskRecord
 from corral.messages import NIL, Ended, Outcome, Raw, Refused
 from corral.tasks import Spec, State, is_name, request_id
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from broker.core.machine import Broker
 
 FOLD_AGE = 2.0  # seconds: a plain client resends no sooner
+MAX_FOLDING = 100_000  # requests that a resend may fold onto
 MAX_STRANGERS = 10_000  # tasks of kinds that nobody has announced
 _PACK = msgspec.msgpack.Encoder().encode
 
@@ -46,6 +48,7 @@ class PlainWaiter(NamedTuple):
     peer: bytes
     dialect: Dialect
     service: str
+    request: bytes = b""
 
 
 class Doors:
@@ -148,7 +151,7 @@ class Doors:
         if task is not None:
             task.collectors = (waiter,)
             self.folding[digest] = task.id
-            if len(self.folding) > 100_000:
+            if len(self.folding) > MAX_FOLDING:
                 tasks = state.tasks
                 self.folding = {
                     k: id for k, id in self.folding.items() if id in tasks and tasks[id].live
@@ -184,6 +187,9 @@ class Doors:
                 self.broker.refused["body is no JSON object"] += 1
                 return None
             params = Raw(_PACK(found))
+            if nested_too_deep(params):
+                self.broker.refused["nested too deep"] += 1
+                return None
         self.requests += 1
         spec = Spec(service, params, queue_limit=broker.settings.plain_queue_limit)
         id = request_id(broker.prefix, self.requests)
@@ -218,7 +224,7 @@ class Doors:
 
     def _titanic_request(self, event: Heard, body: Frames, now: float) -> Frames:
         service = body[0].decode("utf-8", "replace")
-        if len(body) < 2 or not is_name(service) or service.startswith(("mmi.", "titanic.")):
+        if len(body) < 2 or not is_name(service) or service.startswith(RESERVED):
             return [b"400"]
         task = self._make(service, body[1:], now)
         if task is None:
@@ -232,8 +238,7 @@ class Doors:
 
     def _titanic_reply(self, event: Heard, body: Frames, now: float) -> Frames | TaskRecord:
         state = self.broker.state
-        id = state.aliases.get(_alias(body))
-        task = state.tasks.get(id) if id is not None else None
+        task = state.tasks.get(state.aliases.get(_alias(body), ""))
         if task is None:
             return [b"400"]
         if task.live:

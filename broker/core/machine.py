@@ -21,7 +21,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 from broker.core import admission
 from broker.core.doors import Doors
@@ -73,16 +73,22 @@ from corral.tasks import Cause, Failure, State
 from corral.tasks import Retry as Policy
 from corral.wire import Called, Dialect, Extended
 
+MAX_WAITERS = 16  # clients that wait for one task
+MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
 DEFAULT_POLICY = Policy()
 _IN_VAIN = frozenset({"bad_params", "bad_result"})  # it would fail again
 _NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 
 
-class Collector(NamedTuple):
-    """A native client that waits for single outcomes. `request` empty: from a submission."""
+class Collector:
+    """A native client that waits: for what it submitted (`request` is empty), or asked for."""
 
-    peer: bytes
-    request: bytes
+    __slots__ = ("left", "peer", "request")
+
+    def __init__(self, peer: bytes, request: bytes, left: int) -> None:
+        self.peer = peer
+        self.request = request
+        self.left = left  #: outcomes that it still waits for, when it asked
 
 
 class Broker:
@@ -107,8 +113,7 @@ class Broker:
         self.timers: list[tuple[float, int, Callable[..., None], Any]] = []
         self._timer = 0
         self.refused: Counter[str] = Counter()  #: messages that were turned away, by reason
-        self.collecting: dict[bytes, int] = {}  #: outstanding outcomes of a `Results` by request
-        self._collector: dict[bytes, tuple[Collector]] = {}
+        self._collector: dict[bytes, tuple[Collector]] = {}  #: by peer, shared by its tasks
         self._round_at: float | None = None  #: when placing must be tried again
         self.fleet = Fleet(self, now)
         self.doors = Doors(self)
@@ -218,6 +223,9 @@ class Broker:
         warned: RequestClass | None = None  #: the class that was looked at last
         peer = event.peer
         tasks = self.state.tasks
+        for one in planned.values():
+            if one.existing is not None and one.reopen:
+                self._lineage(one.existing)  # raises before anything was made
         for index, one in planned.items():
             task = tasks.get(one.id)
             if task is None:
@@ -240,9 +248,14 @@ class Broker:
 
     def _collect_all(self, chosen: list[TaskRecord], peer: bytes, call: Submit) -> None:
         ended: list[Outcome] = []
+        shared = self._collector.get(peer)
+        if shared is None:
+            if len(self._collector) >= MAX_COLLECTORS:
+                self._collector.clear()
+            shared = self._collector[peer] = (Collector(peer, b"", 0),)
         for task in chosen:
             if task.live:
-                self._collect(task, peer, b"")
+                self._collect(task, shared)
             else:
                 ended.append(outcome_of(task))
         if ended:
@@ -310,40 +323,31 @@ class Broker:
                 found[one.id] = stack.pop()
         return list(found.values())
 
-    def _collect(self, task: TaskRecord, peer: bytes, request: bytes) -> None:
-        if request:
-            entry = (Collector(peer, request),)
-        else:
-            shared = self._collector.get(peer)
-            if shared is None:
-                if len(self._collector) > 10_000:
-                    self._collector.clear()
-                shared = self._collector[peer] = (Collector(peer, b""),)
-            entry = shared
+    def _collect(self, task: TaskRecord, entry: tuple[Collector]) -> None:
+        """Let a client wait for a task; the last to come are kept, and one that asks anew once."""
         if not task.collectors:
             task.collectors = entry
         elif entry[0] not in task.collectors:
-            # A client that asks anew takes the place of what it asked before.
-            kept = tuple(c for c in task.collectors if c[0] != peer or request)
-            task.collectors = (*kept[-16:], *entry)
+            key = (entry[0].peer, entry[0].request)
+            kept = [c for c in task.collectors if (c.peer, c.request) != key]
+            task.collectors = (*kept[1 - MAX_WAITERS :], *entry)
 
     def _results(self, event: Heard, call: Results, now: float) -> None:
         ended: list[Outcome] = []
-        open_ = 0
-        for id in call.ids:
+        waiting: list[TaskRecord] = []
+        for id in dict.fromkeys(call.ids):
             task = self.state.tasks.get(id)
             if task is None:
                 raise errors.NotFound(noun="task", name=id)
             if not task.live:
                 ended.append(outcome_of(task))
             elif call.wait:
-                open_ += 1
-        if open_:
-            self.collecting[call.request] = open_
-            for id in call.ids:
-                if (task := self.state.tasks[id]).live:
-                    self._collect(task, event.peer, call.request)
-        self.reply(event.peer, call, Outcomes(call.request, ended, not open_), final=not open_)
+                waiting.append(task)
+        entry = (Collector(event.peer, call.request, len(waiting)),)
+        for task in waiting:
+            self._collect(task, entry)
+        last = not waiting
+        self.reply(event.peer, call, Outcomes(call.request, ended, last), final=last)
 
     def _cancel(self, event: Heard, call: Cancel, now: float) -> None:
         changed, unchanged = [], {}
@@ -481,19 +485,14 @@ class Broker:
             if type(collector) is not Collector:
                 self.doors.deliver(collector, task, outcome)
                 continue
-            peer, request = collector
-            if not request:
-                self.effects.append(
-                    ReplyToClient(peer, "corral.submit", Outcomes(b"", [outcome]), False)
-                )
+            if not collector.request:
+                pushed = Outcomes(b"", [outcome])
+                self.effects.append(ReplyToClient(collector.peer, "corral.submit", pushed, False))
                 continue
-            left = self.collecting.get(request, 1) - 1
-            if left:
-                self.collecting[request] = left
-            else:
-                self.collecting.pop(request, None)
-            answer = Outcomes(request, [outcome], not left)
-            self.effects.append(ReplyToClient(peer, "corral.results", answer, not left))
+            collector.left -= 1
+            last = collector.left == 0
+            answer = Outcomes(collector.request, [outcome], last)
+            self.effects.append(ReplyToClient(collector.peer, "corral.results", answer, last))
 
     def _retry_due(self, id: str, now: float) -> None:
         task = self.state.tasks.get(id)
