@@ -259,6 +259,7 @@ class Agent:
     # --- deeds --------------------------------------------------------------------------
 
     def _greet(self, deed: events.Greet) -> None:
+        self._document = structs.replace(self._document, session=self._document.session + 1)
         document = _within_bounds(self._document, deed.inflight)
         self._link.send(wire.ready(document.kinds[0].kind, document))
 

@@ -21,6 +21,7 @@ from worker.pipe import FromChild, Saved, Setup, Told, Want, pack
 TELL_EVERY = 0.2  # seconds between progress messages of one attempt
 MAX_CHECKPOINT = 16 << 20  # bytes
 
+_TELLING = threading.Lock()  # progress of any attempt, so that none overtakes another
 _unpack = msgspec.msgpack.Decoder().decode
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -106,26 +107,28 @@ class Attempt:
     def progress(self, fraction: float, **metrics: float) -> None:
         figures = {name: float(figure) for name, figure in metrics.items()}
         told = Told(self.item.token, min(1.0, max(0.0, float(fraction))), figures)
-        wait = self._told_at + TELL_EVERY - monotonic()
-        if wait <= 0:
-            self._tell(told)
-        elif self._pending is None:
-            self._pending = told
-            self.used = True
-            timer = threading.Timer(wait, self._tell_pending)
-            timer.daemon = True
-            timer.start()
-        else:
-            self._pending = told  # the latest one wins
+        with _TELLING:
+            wait = self._told_at + TELL_EVERY - monotonic()
+            if wait <= 0:
+                self._tell(told)
+            elif self._pending is not None:
+                self._pending = told  # the latest one wins
+            else:
+                self._pending = told
+                self.used = True
+                timer = threading.Timer(wait, self._tell_pending)
+                timer.daemon = True
+                timer.start()
 
     def _tell(self, told: Told) -> None:
+        self._pending = None  # it would be old news
         self._told_at = monotonic()
         self._outlet.send(told)
 
     def _tell_pending(self) -> None:
-        told, self._pending = self._pending, None
-        if told is not None:
-            self._tell(told)
+        with _TELLING:
+            if self._pending is not None:
+                self._tell(self._pending)
 
     # --- checkpoints --------------------------------------------------------------------
 
@@ -148,6 +151,7 @@ class Attempt:
 
     def clean_up(self) -> None:
         """Remove what only this attempt needed."""
-        self._pending = None
+        with _TELLING:
+            self._pending = None
         if self._workdir is not None:
             shutil.rmtree(self._workdir, ignore_errors=True)

@@ -1,8 +1,8 @@
 """The agent's mind: a pure machine of events in, instructions out.
 
-It knows the session with the broker, and the lanes and the children that serve them; what the
-broker has not acknowledged is in `worker.outbox`. It reads no clock, opens no socket and starts no
-process: `worker.agent` does what it says.
+It knows the session with the broker and the attempts in their lanes; which child serves a lane is
+in `worker.pool`, what the broker has not acknowledged in `worker.outbox`. It reads no clock, opens
+no socket and starts no process: `worker.agent` does what it says.
 
 The session:
 
@@ -19,15 +19,14 @@ An attempt:
                 its child is killed, with all that it started.
     ended       its result is kept until RESULT_ACK, and sent again in every new session.
 
-A lane gets a child when a slot is free and no other child, dying ones included, holds one of its
-GPUs. A child is fed as much as its kind does in a few milliseconds, one attempt when that is not
-known; when it does not come back in time it is asked what runs, and gives back the rest. So what
-runs is always known a few milliseconds later, and all else can be recalled.
+A child is fed as much as its kind does in a few milliseconds, one attempt when that is not known;
+when it does not come back in time it is asked what runs, and gives back the rest. So what runs is
+always known a few milliseconds later, and all else can be recalled.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from math import inf
@@ -57,7 +56,6 @@ from worker.events import (
     Changed,
     ChildEnded,
     ChildSaid,
-    Confine,
     Connected,
     Depart,
     Event,
@@ -65,28 +63,22 @@ from worker.events import (
     Greet,
     Heard,
     Instruction,
-    Kill,
     Lost,
     MemoryExceeded,
     ReadLog,
     Reconnect,
-    Retire,
     Say,
     Send,
-    Spawn,
     StopRequested,
     Tell,
     Ticked,
 )
-from worker.lanes import Booked, Child, Pace, least_used
+from worker.lanes import Booked, Child, Pace
 from worker.outbox import Outbox
 from worker.pipe import Ask, Done, GiveBack, Given, Ready, Saved, Told, Want, Work
+from worker.pool import START_LIMIT, Pool
 
 PATIENCE = 0.005  # seconds until a child is asked what it has not begun
-WARM = 60.0  # seconds an idle child is kept
-SPARE = 6  # idle children kept beside one for each slot: pipelines change between kinds
-START_LIMIT = 60.0  # seconds for a child to import its handler
-RETIRE_LIMIT = 5.0  # seconds for a child to end by itself
 ACK_LIMIT = 10.0  # seconds after a stop for the last results to be acknowledged
 HEARTBEAT, LEASE = 2.0, 10.0  # until WELCOME says otherwise
 
@@ -121,16 +113,14 @@ class Core:
         self.session = Session.CONNECTING
         self.lanes: dict[int, Booked] = {}
         self.where: dict[bytes, Booked] = {}  #: token of every attempt that has not ended
-        self.children: dict[int, Child] = {}
+        self.pool = Pool(machine.slots, machine.cores)
         self.outbox = Outbox(spooled, machine.spool_after, now)
         self.pace = Pace()
-        self.cores: Counter[int] = Counter()
         self.stopping: float | None = None  #: until when attempts may save a checkpoint
         self.stop_reason = ""
         self.left = False
         self.heartbeat, self.lease = HEARTBEAT, LEASE
         self.heard_at = self.beaten_at = now
-        self._number = 0
         self._now = now
         self._out: list[Instruction] = []
 
@@ -250,60 +240,16 @@ class Core:
     def _start(self) -> None:
         """Give children to lanes that wait for one, in the order in which they came."""
         for lane in [lane for lane in self.lanes.values() if lane.child is None]:
-            if sum(child.lane is not None for child in self.children.values()) >= self.slots:
+            if self.pool.is_full:
                 return
-            if (child := self._child_for(lane)) is not None:
-                self._occupy(lane, child)
-
-    @property
-    def slots(self) -> int:
-        """How many lanes may have a child at once."""
-        return self.machine.slots
-
-    def _child_for(self, lane: Booked) -> Child | None:
-        """A warm child or a new one; None while another one holds a GPU of the lane."""
-        idle = [c for c in self.children.values() if c.lane is None and not c.leaving]
-        for child in reversed(idle):
-            if child.purpose == lane.purpose:
-                return child
-        for child in idle:
-            if child.gpus & lane.gpus:
-                self._retire(child)
-        if any(child.gpus & lane.gpus for child in self.children.values()):
-            return None
-        if len(idle) >= self.slots + SPARE:
-            self._retire(min(idle, key=lambda child: child.since))
-        self._number += 1
-        child = self.children[self._number] = Child(self._number, lane.purpose, self._now)
-        kind, gpus, threads = lane.purpose
-        self._do(Spawn(child.number, kind, gpus, threads))
-        return child
-
-    def _occupy(self, lane: Booked, child: Child) -> None:
-        lane.child, child.lane = child, lane
-        lane.cores = least_used(self.machine.cores, self.cores, lane.cpus)
-        self.cores.update(lane.cores)
-        self._do(Confine(child.number, lane.cores, lane.memory_gb))
-        self._feed(lane)
-
-    def _vacate(self, lane: Booked) -> Child | None:
-        """Take its child from a lane."""
-        child, lane.child = lane.child, None
-        self.cores.subtract(lane.cores)
-        lane.cores = ()
-        if child is not None:
-            child.lane = None
-            child.since = self._now
-        return child
+            self._out += self.pool.give(lane, self._now)
+            self._feed(lane)
 
     def _close(self, lane: Booked) -> None:
-        """Nothing is left to do in this lane."""
-        child = self._vacate(lane)
+        """Nothing is left to do in this lane: others may have its child."""
         del self.lanes[lane.booking]
-        if child is not None and child.number in self.children and not child.leaving:
-            # The newest idle child is the last one, which is the one to take again.
-            self.children[child.number] = self.children.pop(child.number)
-            self._do(Confine(child.number, (), 0.0))
+        self._out += self.pool.release(lane, self._now)
+        self._start()
 
     def _feed(self, lane: Booked) -> None:
         """Let the child have its next attempts, when it has few enough."""
@@ -330,7 +276,7 @@ class Core:
     # --- what children say ----------------------------------------------------------------
 
     def _child_said(self, event: ChildSaid) -> None:
-        child = self.children.get(event.child)
+        child = self.pool.children.get(event.child)
         if child is None:
             raise Illegal(f"no child {event.child}")
         _WORDS[type(event.message)](self, child, event.message)
@@ -410,12 +356,12 @@ class Core:
             self._out += self.outbox.save(message.token, message.data, self._now)
 
     def _child_ended(self, event: ChildEnded) -> None:
-        child = self.children.pop(event.child, None)
+        child = self.pool.children.pop(event.child, None)
         if child is None:
             raise Illegal(f"no child {event.child}")
         lane = child.lane
         if lane is not None:
-            self._vacate(lane)
+            self._out += self.pool.release(lane, self._now)
             self._bury(lane, child, event)
             self._see_to(lane)
         self._start()
@@ -462,7 +408,7 @@ class Core:
         return ("handed_back", self.stop_reason) if lane.asked is Want.HAND_BACK else None
 
     def _memory_exceeded(self, event: MemoryExceeded) -> None:
-        child = self.children.get(event.child)
+        child = self.pool.children.get(event.child)
         if child is not None and child.lane is not None and child.lane.fed:
             limit = child.lane.memory_gb
             why = f"it used {event.used_gb:.2f} GiB; its limit is {limit:g} GiB"
@@ -508,7 +454,6 @@ class Core:
         if not lane.fed and not lane.queue:
             if self.lanes.get(lane.booking) is lane:
                 self._close(lane)
-                self._start()
             return
         if not lane.running or lane.child is None or lane.child.leaving:
             return
@@ -532,14 +477,7 @@ class Core:
         if child.lane is not None and child.lane.verdict is None:
             child.lane.verdict = outcome, message
         if not child.leaving:
-            child.leaving = True
-            self._do(Kill(child.number))
-        child.since = self._now
-
-    def _retire(self, child: Child) -> None:
-        child.leaving = True
-        child.since = self._now
-        self._do(Retire(child.number))
+            self._out += self.pool.kill(child, self._now)
 
     def _stop(self, event: StopRequested) -> None:
         if self.stopping is not None:
@@ -564,8 +502,8 @@ class Core:
     def _leave(self, status: int) -> None:
         self.left = True
         self._out += self.outbox.keep()
-        for child in self.children.values():
-            self._do(Kill(child.number))
+        for child in self.pool.children.values():
+            self._out += self.pool.kill(child, self._now)
         self._do(Depart())
         self._do(Exit(status))
 
@@ -600,18 +538,11 @@ class Core:
             soon.append(due)
         if self.stopping is not None:
             soon.append(self.stopping + ACK_LIMIT)
-        soon.extend(self._due(child) for child in self.children.values())
+        soon.extend(self.pool.due(child) for child in self.pool.children.values())
         for lane in self.lanes.values():
             if lane.fed and lane.child is not None and not lane.child.leaving:
                 soon.extend(self._due_in(lane))
         return min(soon)
-
-    def _due(self, child: Child) -> float:
-        if child.leaving:
-            return child.since + RETIRE_LIMIT
-        if not child.ready:
-            return child.since + START_LIMIT
-        return child.since + WARM if child.lane is None else inf
 
     def _due_in(self, lane: Booked) -> Iterable[float]:
         if not lane.told and not lane.recounting:
@@ -634,8 +565,8 @@ class Core:
                 self._tick_lane(lane, lane.child, began)
         if began and self.session is Session.WELCOMED:
             self._send(Progress(began))
-        for child in list(self.children.values()):
-            if now >= self._due(child):
+        for child in list(self.pool.children.values()):
+            if now >= self.pool.due(child):
                 self._overdue(child)
         if self.session is not Session.CONNECTING and now >= self.beaten_at + self.heartbeat:
             self.beaten_at = now
@@ -666,12 +597,11 @@ class Core:
     def _overdue(self, child: Child) -> None:
         """A child that should have ended, started, or been needed by now."""
         if child.leaving:
-            child.since = self._now
-            self._do(Kill(child.number))
+            self._out += self.pool.kill(child, self._now)
         elif not child.ready:
             self._kill(child, "killed", f"its process did not start within {START_LIMIT:g} s")
         else:
-            self._retire(child)
+            self._out += self.pool.retire(child, self._now)
 
     # --- doing --------------------------------------------------------------------------------
 
@@ -696,17 +626,7 @@ class Core:
                 held[item.token] = lane
             assert lane.cancelled.keys() <= {item.token for item in lane.fed}
         assert held == self.where
-        served = [child.lane for child in self.children.values() if child.lane is not None]
-        assert len(served) <= self.slots, "more lanes run than there are slots"
-        for number, child in self.children.items():
-            assert child.number == number
-            assert child.lane is None or child.lane.child is child
-        for lane in self.lanes.values():
-            assert lane.child is None or lane.child.lane is lane
-        gpus = Counter(gpu for child in self.children.values() for gpu in child.gpus)
-        assert not gpus or max(gpus.values()) == 1, "two children hold one GPU"
-        used = Counter(core for lane in self.lanes.values() for core in lane.cores)
-        assert +self.cores == used
+        self.pool.check(list(self.lanes.values()))
         self.outbox.check(held)
         assert self.outbox.is_open == (self.session is Session.WELCOMED)
 

@@ -39,6 +39,7 @@ NOTED = 1.0  # seconds from which on a success is worth a line
 MAX_ASKED = 100  # wishes about attempts that have not begun
 READ = 1 << 18  # bytes
 _NIL = b"\xc0"
+_ORDERED = ("cancelled", "handed_back")  # outcomes that somebody asked for
 
 
 class Child:
@@ -239,7 +240,7 @@ def _note(
     if failure is None:
         return text, False
     named = "" if failure.type == outcome else f"{failure.type}: "
-    return f"{text}: {named}{' '.join(failure.message.split())[:200]}", outcome != "cancelled"
+    return f"{text}: {named}{' '.join(failure.message.split())[:200]}", outcome not in _ORDERED
 
 
 def _forget_peak() -> None:

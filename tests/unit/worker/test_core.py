@@ -21,7 +21,7 @@ from corral.messages import (
 from corral.tasks import Failure
 from corral.wire import Beaten, Dialect, Parted
 from tests.unit.worker.conftest import MACHINE, Story, item, lane, token
-from worker.core import SPARE, Illegal, Session
+from worker.core import Illegal, Session
 from worker.events import (
     Batch,
     Beat,
@@ -48,6 +48,7 @@ from worker.events import (
     StopRequested,
 )
 from worker.pipe import Ask, GiveBack, Ready, Saved, Told, Want, Work
+from worker.pool import SPARE
 
 STOP = StopRequested("the worker got SIGTERM", 30.0)
 
@@ -256,7 +257,7 @@ def test_a_child_serves_lanes_of_its_kind_its_gpus_and_its_threads_only(story: S
 def test_idle_children_are_few_and_the_oldest_goes(story: Story) -> None:
     """One for each slot and SPARE more: a pipeline changes between kinds at every step."""
     story.welcomed()
-    most = story.core.slots + SPARE
+    most = MACHINE.slots + SPARE
     retired: list[Retire] = []
     for number in range(1, most + 2):
         assert retired == []
