@@ -287,7 +287,7 @@ def warning(state: BrokerState, klass: RequestClass) -> str:
         if klass.kind in worker.kinds and worker.health in ("live", "suspect")
     ]
     if not serving:
-        extra = state.catalog.entries[klass.kind].kind.extra
+        extra = state.catalog.extra(klass.kind)
         lack = f": it must be installed there (pip install '{extra}')" if extra else ""
         return f"no worker that is there now serves {klass.kind}{lack}"
     missing: dict[str, str] = {}

@@ -93,6 +93,11 @@ class Catalog:
         """The entry of a kind; None when no worker has ever announced it."""
         return self.entries.get(kind)
 
+    def extra(self, kind: str) -> str:
+        """The extra without which its workers cannot run a kind; empty when it is not that."""
+        entry = self.entries.get(kind)
+        return "" if entry is None else entry.kind.extra
+
     def news(self, kind: Kind) -> bool:
         """Whether announcing `kind` would change anything."""
         entry = self.entries.get(kind.kind)

@@ -257,6 +257,16 @@ def test_a_plain_body_that_is_one_json_object_is_the_params(dialect: wire.Dialec
     assert [e.body for e in effects if isinstance(e, ReplyPlain)] == [[b'{"y":2}']]
 
 
+def test_a_task_of_a_kind_that_nobody_announced_is_explained() -> None:
+    core = Core()
+    core.ready(CANARY, Kind("canary"))
+    core.hear(b"plain", [b"MDPC02", b"\x01", b"nobody", b"body"])
+    core.turn()
+    (task,) = core.broker.state.tasks.values()
+    explanation = explain(core.broker.state, task.id, core.now)
+    assert any("nobody" in part.text for part in explanation.cure)
+
+
 @pytest.mark.parametrize("reference", ["#" + "9" * 5_000, "#-1", "#1", "#", "#\u0663", "#1e3"])
 def test_a_parent_that_cannot_be_is_missing(reference: str) -> None:
     core = Core()
