@@ -68,7 +68,7 @@ class ScriptedBroker:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         if prepare is not None:
             prepare(self._socket)
-        self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+        wait_for(lambda: self._bound(port))
         self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.port = int(self.endpoint.rpartition(":")[2])
         self._pushed: list[tuple[bytes, list[Answer]]] = []
@@ -84,6 +84,16 @@ class ScriptedBroker:
     def push(self, *answers: Answer) -> None:
         """Send these to the peer that called last."""
         self._pushed.append((self.peers[-1], list(answers)))
+
+    def _bound(self, port: int) -> bool:
+        """Whether it has its port; a socket that was closed just now may hold it for a moment."""
+        try:
+            self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EADDRINUSE:
+                return False
+            raise
+        return True
 
     def _work(self) -> None:
         try:

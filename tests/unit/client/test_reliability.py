@@ -229,7 +229,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
     door = Door(tmp_path / "keys")
     yield door
     door.authenticator.stop()
-    door.context.term()
+    door.context.destroy(linger=0)
 
 
 def test_a_known_key_comes_in(door: Door) -> None:
