@@ -501,6 +501,7 @@ class Document(Struct, frozen=True, kw_only=True):
     name: str
     incarnation: str
     kinds: Annotated[list[Kind], FEW]
+    session: int = 0  #: counts the READYs of this incarnation; one that comes late is known by it
     v: int = 1
     slots: int = 1
     cpus: Amount = 1.0

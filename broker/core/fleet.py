@@ -52,6 +52,10 @@ class Fleet:
                 peer, Dialect.MDP02, "ready again" if peer in self.peers else "ready", now
             )
             return
+        known = state.workers.get(document.name)
+        if known is not None and known.outlived(document):
+            self.turn_away(peer, Dialect.MDP02, "late ready", now)
+            return
         worker = state.worker(document.name, now)
         self._detach(worker)
         returned = worker.incarnation == document.incarnation

@@ -96,6 +96,7 @@ class Worker:
         "drain_reason",
         "drain_since",
         "drained_by",
+        "former",
         "gpus",
         "health",
         "incarnation",
@@ -108,6 +109,7 @@ class Worker:
         "native",
         "peer",
         "seen",
+        "session",
         "since",
         "slots",
         "slots_used",
@@ -119,6 +121,8 @@ class Worker:
         self.native = True
         self.dialect = 2
         self.incarnation = ""
+        self.former: tuple[str, ...] = ()  #: incarnations before it, the last few
+        self.session = 0  #: which READY of its incarnation is in force
         self.health = Health.UNAVAILABLE
         self.admission = Admission.OPEN
         self.kinds: frozenset[str] = frozenset()
@@ -144,7 +148,10 @@ class Worker:
 
     def describe(self, document: Document) -> None:
         """Take over what a capability document says."""
+        if self.incarnation and self.incarnation != document.incarnation:
+            self.former = (*self.former[-7:], self.incarnation)
         self.incarnation = document.incarnation
+        self.session = document.session
         self.kinds = frozenset(kind.kind for kind in document.kinds if not kind.extra)
         self.slots = max(0, min(document.slots, 10_000))
         self.cpus = round(_amount(document.cpus) * MILLI)
@@ -157,6 +164,15 @@ class Worker:
         self.memory = round(_amount(memory_gb) * MIB)
         self.gpus = {gpu.uuid: _sane(gpu) for gpu in gpus}
         self.caches = frozenset(caches)
+
+    def outlived(self, document: Document) -> bool:
+        """Whether this READY is of a connection, or a process, that another has replaced.
+
+        A message of a connection that is closed may come after those of the next one.
+        """
+        if document.incarnation == self.incarnation:
+            return document.session < self.session
+        return document.incarnation in self.former
 
     @property
     def open(self) -> bool:

@@ -1,0 +1,47 @@
+"""A READY that comes late: its connection, or its process, has been replaced already."""
+
+from __future__ import annotations
+
+from broker.core.effects import Disconnect
+from corral.tasks import State
+from tests.unit.core.story import Native, Story
+
+
+def late(story: Story, worker: Native, starts: int, session: int) -> None:
+    """A READY of that start and session arrives by a connection of its own, and is refused."""
+    ghost = Native(story, worker.name)
+    ghost.starts = starts
+    ghost.fields = worker.fields | {"session": session}
+    ghost.says(ghost.readies())
+    ghost.takes(Disconnect)
+
+
+def test_the_ready_of_a_closed_connection_changes_nothing(story: Story) -> None:
+    worker = story.worker("w", session=1)
+    worker.returns(session=2)
+    id = story.client().submit()
+    worker.gets(id)
+    late(story, worker, starts=1, session=1)
+    assert story.broker.refused == {"late ready": 1}
+    story.is_(id, State.RUNNING)
+    worker.ends(id)
+    story.is_(id, State.SUCCEEDED)
+
+
+def test_the_ready_of_a_process_that_was_replaced_changes_nothing(story: Story) -> None:
+    worker = story.worker("w", session=3)
+    worker.restarts(session=1)
+    id = story.client().submit()
+    worker.gets(id)
+    late(story, worker, starts=1, session=4)
+    story.is_(id, State.RUNNING)
+    worker.ends(id)
+    worker.restarts(session=1)
+    assert worker.record.former == ("w.1", "w.2")
+
+
+def test_only_the_last_few_processes_are_remembered(story: Story) -> None:
+    worker = story.worker("w")
+    for _ in range(10):
+        worker.restarts()
+    assert worker.record.former == tuple(f"w.{start}" for start in range(3, 11))
