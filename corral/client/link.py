@@ -138,8 +138,11 @@ class Link:
         """Hand up everything that has arrived."""
         socket, recv, option = self._socket, self._recv, self._option
         for _ in range(PER_WAKE):
-            if socket is not self._socket or not self.up:
+            if socket is not self._socket or socket.closed:
                 return  # an answer made the link move on
+            if not self.up:
+                option(zmq.EVENTS)  # or its descriptor would stay readable, and the loop spin
+                return
             try:
                 frames = [recv(_LAST)]
             except zmq.Again:

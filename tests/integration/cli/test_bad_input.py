@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 
@@ -90,10 +91,13 @@ def test_an_endpoint_that_is_none(alone: Cli, bad: str) -> None:
     refused(alone("task", "list", CORRAL_BROKER=bad), 2, bad, "CORRAL_BROKER")
 
 
-def test_nobody_at_the_endpoint(alone: Cli) -> None:
+def test_nobody_at_the_endpoint_is_waited_for_at_rest(alone: Cli) -> None:
     endpoint = free_endpoint()
-    ended = alone("task", "list", CORRAL_BROKER=endpoint, CORRAL_TIMEOUT="300ms")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = alone("task", "list", CORRAL_BROKER=endpoint, CORRAL_TIMEOUT="3s")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     refused(ended, 5, endpoint, "corral up")
+    assert after.ru_utime - before.ru_utime < 1.5  # s of CPU, of which the start takes 0.2
 
 
 @pytest.mark.parametrize(
