@@ -33,7 +33,6 @@ def test_sigterm_hands_back_after_a_checkpoint_and_leaves(
     saved = broker.wait_for(Checkpoint)
     assert msgspec.msgpack.decode(saved.data)["reached"] > 0
     assert broker.ended(1)[0].outcome == "handed_back"
-    broker.assign("echo", item(3))
     assert worker.wait(broker) == 0
     broker.wait_for(Parted)
     assert "SIGTERM" in worker.log
@@ -47,6 +46,17 @@ def test_a_handler_that_saves_and_returns_when_warned_is_handed_back_too(
     broker.started(1)
     worker.process.terminate()
     assert broker.ended(1)[0].outcome == "handed_back"
+    assert worker.wait(broker) == 0
+
+
+def test_a_worker_that_leaves_takes_nothing_new(worker: Worker, broker: ScriptedBroker) -> None:
+    broker.assign("stubborn", item(1, {"seconds": 1.5}))
+    broker.started(1)
+    worker.process.terminate()
+    broker.wait_for(DrainWorker)
+    broker.assign("echo", item(2))
+    assert broker.wait_for(Nack).tokens == [token_of(2)]
+    broker.ended(1)
     assert worker.wait(broker) == 0
 
 
