@@ -52,13 +52,14 @@ def test_silence_leads_to_a_new_connection_and_what_runs_goes_on(
 def test_disconnect_leads_to_ready_again_on_a_new_socket(
     worker: Worker, broker: ScriptedBroker
 ) -> None:
-    incarnation = broker.document.incarnation if broker.document else ""
+    assert broker.document is not None
+    before = broker.document
     first = broker.peer
     began = time.monotonic()
     broker.send(wire.disconnect())
     document = broker.welcome()
     assert broker.peer != first
-    assert document.incarnation == incarnation
+    assert (document.incarnation, document.session) == (before.incarnation, before.session + 1)
     assert time.monotonic() - began < 1.5
     broker.assign("echo", item(1))
     broker.ended(1)
