@@ -22,7 +22,7 @@ from broker.core import admission
 from broker.core.effects import Effect, Persist, ReplyToClient, SendToWorker, Telemetry
 from broker.core.events import Event, Heard, PeerLost, Turn
 from broker.core.facts import Fact
-from broker.core.machine import Broker
+from broker.core.machine import Broker, Collector
 from broker.keeper import Keeper
 from broker.outbox import Outbox
 from broker.queries import Queries
@@ -42,6 +42,7 @@ from corral.messages import (
     Extension,
     Finished,
     LogChunk,
+    Outcomes,
     Refused,
     Results,
     Resume,
@@ -275,7 +276,13 @@ class Server:
             return call
         if isinstance(call, Drain | Resume):
             return call
-        answer = self.queries.answer(peer, call, now)
+        try:
+            answer = self.queries.answer(peer, call, now)
+        except CorralError:
+            raise
+        except Exception as error:  # a question changes nothing, so a defect in it ends nothing
+            log.exception("%s failed", SERVICE_OF[type(call)])
+            raise CorralError(what=f"the broker could not answer: {error!r}") from error
         if answer is not None:
             self.to_client(peer, SERVICE_OF[type(call)], answer)
         return None
@@ -335,16 +342,28 @@ class Server:
         """The commit failed: nothing of this turn was. Memory becomes what the store holds.
 
         Workers register again and announce what they run and what they have to deliver; clients
-        whose calls were not stored are told.
+        whose calls were not stored are told, and those that wait for outcomes ask again.
         """
         log.error("%s", error)
         peers = {peer: worker.dialect for peer, worker in self.broker.fleet.peers.items()}
+        waiting = {
+            waiter.peer
+            for task in self.state.tasks.values()
+            for waiter in task.collectors or ()
+            if isinstance(waiter, Collector)
+        }
         self._load()
         for effect in effects:
-            if isinstance(effect, ReplyToClient) and effect.final:
-                answer = Refused(effect.answer.request, error.code, {"why": str(error.fields)})
-                frames = wire.answers(effect.service, [answer], True)
-                self.outbox.send(effect.peer, frames)
+            if not isinstance(effect, ReplyToClient):
+                continue
+            if isinstance(effect.answer, Outcomes):
+                waiting.add(effect.peer)
+            elif effect.final:
+                answer = Refused(effect.answer.request, error.code, error.fields)
+                self.outbox.send(effect.peer, wire.answers(effect.service, [answer], True))
+        forgotten = wire.answers("corral.submit", [Outcomes(b"", [], last=True)], False)
+        for client in waiting:
+            self.outbox.send(client, forgotten)
         for peer, dialect in peers.items():
             self.outbox.send(peer, wire.disconnect(wire.Dialect(dialect)))
 

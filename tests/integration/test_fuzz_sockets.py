@@ -19,8 +19,11 @@ from pathlib import Path
 import pytest
 import zmq
 
+from broker.server import Server
+from broker.store.sqlite import SqliteStore
 from corral import Client, wire
-from corral.messages import BrokerView, List
+from corral.messages import BrokerView, List, Refused, Status
+from corral.settings import BrokerSettings
 from tests.evidence import Evidence
 from tests.support.daemon import BrokerDaemon, environment
 from tests.support.malformed import malformed
@@ -208,6 +211,32 @@ def test_peers_that_ask_for_too_much_and_vanish_do_not_end_the_broker(
             assert broker.alive, broker.log
             assert client.status().tasks["queued"] == 600
             time.sleep(0.1)
+
+
+def test_a_defect_in_a_question_is_answered_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    store = SqliteStore(tmp_path)
+    store.lead("test")
+    server = Server(BrokerSettings(), "tcp://127.0.0.1:*", store, tmp_path)
+    monkeypatch.setattr(server.queries, "answer", broken)
+    with server.context.socket(zmq.DEALER) as peer:
+        peer.connect(server.endpoint)
+        for request in (b"one", b"two"):
+            peer.send_multipart(wire.call(Status(request)))
+            while not peer.poll(10):
+                server.turn(10)
+            (answer,) = wire.heard_by_client(peer.recv_multipart())
+            assert isinstance(answer, Refused)
+            assert (answer.request, answer.code) == (request, "error")
+            assert "a defect" in answer.fields["what"]
+        peer.linger = 0
+    server.close()
+    server.context.term()
+    assert "corral.status failed" in caplog.text
 
 
 def _wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
