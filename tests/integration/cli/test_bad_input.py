@@ -49,33 +49,27 @@ def test_an_id_that_has_other_content(corral: Cli) -> None:
     assert kept == {"a": 1}
 
 
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        (['{"kind": "echo"}', '{"kind": "echo", "prio": 1}'], ["tasks.jsonl:2", "prio"]),
-        (['{"kind": "echo"}', "", '{"kind": "echo",'], ["tasks.jsonl:3", "JSON"]),
-        (['{"params": {"a": 1}}'], ["tasks.jsonl:1", "kind"]),
-        (['{"kind": "echo", "priority": "high"}'], ["tasks.jsonl:1", "priority"]),
-        (['{"kind": "echo", "needs": [{"gpu": 1}]}'], ["tasks.jsonl:1", "gpu"]),
-        (['{"kind": "echo", "needs": [{"cpus": -1}]}'], ["tasks.jsonl:1", "cpus"]),
-        (['{"kind": "echo"}', '{"kind": "sleep", "params": {"seconds": "x"}}'],
-         ["tasks.jsonl:2", "seconds"]),
-        (['{"kind": "echo"}', '{"kind": "dance"}'], ["tasks.jsonl:2", "dance"]),
-        (['{"kind": "echo", "after": {"a": "nobody"}}'], ["tasks.jsonl:1", "nobody"]),
-        (['{"kind": "echo", "after": {"a": "#7"}}'], ["tasks.jsonl:1", "#7"]),
-        (["", '{"kind": "echo", "after": {"a": "#1"}}', '{"kind": "echo", "after": {"a": "#0"}}'],
-         ["circle", "line 2", "line 3"]),
-        (['{"kind": "echo", "id": "x"}', '{"kind": "echo", "id": "x", "params": {"a": 1}}'],
-         ["tasks.jsonl:2", "x"]),
-        (["", ""], ["tasks.jsonl", "no task"]),
-    ],
-)  # fmt: skip
-def test_a_bad_file_names_the_line_and_stores_nothing(
-    corral: Cli, lines: list[str], words: list[str]
-) -> None:
+#: lines of a file, and what the error names. What needs no broker is in tests/unit/cli.
+BAD_FILES = [
+    (['{"kind": "echo"}', '{"kind": "echo", "prio": 1}'], ["tasks.jsonl:2", "prio"]),
+    (['{"kind": "echo", "needs": [{"cpus": -1}]}'], ["tasks.jsonl:1", "cpus"]),
+    (['{"kind": "echo"}', '{"kind": "sleep", "params": {"seconds": "x"}}'],
+     ["tasks.jsonl:2", "seconds"]),
+    (['{"kind": "echo"}', '{"kind": "dance"}'], ["tasks.jsonl:2", "dance"]),
+    (['{"kind": "echo", "after": {"a": "nobody"}}'], ["tasks.jsonl:1", "nobody"]),
+    (['{"kind": "echo", "after": {"a": "#7"}}'], ["tasks.jsonl:1", "#7"]),
+    (["", '{"kind": "echo", "after": {"a": "#1"}}', '{"kind": "echo", "after": {"a": "#0"}}'],
+     ["circle", "line 2", "line 3"]),
+    (['{"kind": "echo", "id": "x"}', '{"kind": "echo", "id": "x", "params": {"a": 1}}'],
+     ["tasks.jsonl:2", "x"]),
+]  # fmt: skip
+
+
+def test_a_bad_file_names_the_line_and_stores_nothing(corral: Cli) -> None:
     before = tasks(corral)
-    (corral.folder / "tasks.jsonl").write_text("\n".join(lines))
-    refused(corral("task", "submit", "--file", "tasks.jsonl"), 2, *words)
+    for lines, words in BAD_FILES:
+        (corral.folder / "tasks.jsonl").write_text("\n".join(lines))
+        refused(corral("task", "submit", "--file", "tasks.jsonl"), 2, *words)
     assert tasks(corral) == before
 
 
@@ -113,8 +107,17 @@ def test_a_bad_configuration_names_line_and_key(
     alone: Cli, name: str, text: str, words: list[str]
 ) -> None:
     (alone.folder / name).write_text(text)
-    for command in (["task", "list"], ["config"], ["worker", "list"]):
-        refused(alone(*command), 2, *words)
+    refused(alone("config"), 2, *words)
+
+
+def test_no_command_works_with_a_bad_configuration(alone: Cli) -> None:
+    (alone.folder / "corral.yaml").write_text("slots: 2\n")
+    for command in (["task", "list"], ["pipeline", "submit", "demo"], ["doctor"]):
+        refused(alone(*command), 2, "corral.yaml:1", "slots")
+    for command in (["worker", "start"], ["broker", "start", "--data", "x"]):
+        ended = alone(*command)
+        assert ended.status == 2
+        assert "corral.yaml:1" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -38,24 +38,7 @@ def test_show_draws_the_graph_and_counts(small: Cli) -> None:
     assert "136 tasks" in small("pipeline", "show", "demo").out
 
 
-def test_run_local_writes_a_report_and_reuses_every_result(small: Cli) -> None:
-    first = small("pipeline", "run", "small.yaml", "--local", "--data", "work")
-    assert first.status == 0, first
-    assert "4 succeeded" in first.err
-    assert "0 reused; report: work/report.html" in first.err
-    assert "ridge" in first.out  # the leaderboard is data
-    report = (small.folder / "work" / "report.html").read_text()
-    assert "<svg" in report
-    again = small(
-        "pipeline", "run", "small.yaml", "--local", "--data", "work", "--report", "new/page.html"
-    )
-    assert again.status == 0, again
-    assert "4 reused; report: new/page.html" in again.err
-    assert again.out == first.out
-    assert (small.folder / "new" / "page.html").exists()
-
-
-def test_submit_leaves_and_run_comes_back(corral: Cli) -> None:
+def test_submit_leaves_and_run_comes_back_and_reuses(corral: Cli) -> None:
     (corral.folder / "small.yaml").write_text(SMALL)
     submitted = corral("pipeline", "submit", "small.yaml")
     assert submitted.status == 0
@@ -64,9 +47,23 @@ def test_submit_leaves_and_run_comes_back(corral: Cli) -> None:
     assert "corral pipeline run small.yaml" in submitted.err
     followed = corral("pipeline", "run", "small.yaml")
     assert followed.status == 0, followed
-    assert (corral.folder / "report.html").exists()
+    assert "4 reused; report: report.html" in followed.err
+    assert "ridge" in followed.out  # the leaderboard is data
+    assert "<svg" in (corral.folder / "report.html").read_text()
+    again = corral("pipeline", "run", "small.yaml", "--report", "new/page.html")
+    assert again.out == followed.out
+    assert (corral.folder / "new" / "page.html").exists()
     views = corral("task", "list", "--project", "small", "-o", "json").json(list[TaskView])
     assert {view.id for view in views} == set(ids)
+
+
+def test_run_local_puts_the_report_beside_its_data(small: Cli) -> None:
+    (small.folder / "small.yaml").write_text(SMALL.replace("IBM", "AAPL"))
+    done = small("pipeline", "run", "small.yaml", "--local", "--data", "work")
+    assert done.status == 0, done
+    assert "4 succeeded" in done.err
+    assert done.err.rstrip().endswith("0 reused; report: work/report.html")
+    assert (small.folder / "work" / "report.html").exists()
 
 
 def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(
