@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -62,7 +63,12 @@ class Client:
         if not self._thread.is_alive():
             work.close()
             raise Usage(what="this client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except BaseException:
+            with contextlib.suppress(ValueError):  # the loop has it already
+                work.close()  # Ctrl-C came before it was handed over
+            raise
         try:
             return future.result()
         except concurrent.futures.CancelledError:
