@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, JustifyMethod, RenderableType
 
 T = TypeVar("T")
 
@@ -106,7 +106,8 @@ def table(
     kept = {head: column for head, column in cells.items() if any(map(_filled, column))}
     for head, column in kept.items():
         right = all(isinstance(value, int | float) for value in column)
-        drawn.add_column(head.upper(), justify="right" if right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if right else "left"
+        drawn.add_column(head.upper(), justify=justify, overflow="fold", no_wrap=head == "id")
     for row in zip(*kept.values(), strict=True):
         drawn.add_row(
             *(

@@ -84,9 +84,8 @@ def _share(task: TaskView) -> str:
 
 
 def _ran(task: TaskView, now: float) -> str:
-    if task.started is None:
-        return ""
-    return span((task.ended or now) - task.started)
+    end = now if task.state is State.RUNNING else task.ended
+    return "" if task.started is None or end is None else span(end - task.started)
 
 
 def needs_text(needs: Needs) -> str:
