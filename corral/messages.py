@@ -403,7 +403,11 @@ class Refused(Struct, frozen=True, array_like=True, tag=1):
 
 
 class Outcomes(Struct, frozen=True, array_like=True, tag=2):
-    """Ended tasks that the client collects. `last`: nothing more comes for this request."""
+    """Ended tasks that the client collects. `last`: nothing more comes for this request.
+
+    Without a request they are pushed, those that the client submitted with `collect`; `last` then
+    says that the broker has lost track of all that this client waits for, which must ask again.
+    """
 
     request: bytes
     items: list[Outcome]

@@ -78,7 +78,7 @@ class Engine(Generic[H]):
         self._streams: dict[bytes, Stream] = {}
         self._refused: CorralError | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._heard_at = self._asked_at = 0.0
+        self._heard_at = self._asked_at = self._told_at = 0.0
         self._quiet = QUIET
 
     # --- the link -------------------------------------------------------------------------
@@ -107,14 +107,18 @@ class Engine(Generic[H]):
     def _on_up(self) -> None:
         """A broker has shaken hands: say everything that it may not have heard."""
         now = self._loop.time()
-        for request in self._asks:
-            self._unanswered.pop(request, None)  # they are asked for anew below
-        self._asks.clear()
+        self._forget_asks()
         for stream in self._streams.values():
             self._send_watch(stream)  # before what is asked after it
         for sent in list(self._unanswered.values()):
             self._send(sent, now)
         self._ask_missing(list(self._outstanding), wait=True)
+
+    def _forget_asks(self) -> None:
+        """All outcomes that are missing are about to be asked for anew."""
+        for request in self._asks:
+            self._unanswered.pop(request, None)
+        self._asks.clear()
 
     def _fail(self, error: CorralError) -> None:
         """No broker will answer: tell everybody who waits."""
@@ -142,6 +146,9 @@ class Engine(Generic[H]):
         for answer in answers:
             if isinstance(answer, Outcomes):
                 self._collect(answer.items)
+                if answer.last and not answer.request:
+                    self._forget_asks()
+                    self._ask_missing(list(self._outstanding), wait=True)
             elif isinstance(answer, Updates | Refused) and answer.request in self._streams:
                 self._streams[answer.request].put(answer)
                 continue
@@ -178,7 +185,8 @@ class Engine(Generic[H]):
             return
         for sent in late:
             self._send(sent, now)
-        if self._inboxes and now - max(self._asked_at, self._heard_at) > self._quiet:
+        asked = now - self._asked_at
+        if self._inboxes and (min(asked, now - self._told_at) > self._quiet or asked > MAX_QUIET):
             self._quiet = min(self._quiet * 2, MAX_QUIET)
             waited = [id for id, handle in self._outstanding.items() if handle.inboxes]
             self._ask_missing(waited, wait=False)
@@ -321,7 +329,7 @@ class Engine(Generic[H]):
             self._unasked.add(id)
         return known
 
-    def _collect(self, items: Iterable[messages.Outcome]) -> None:
+    def _collect(self, items: Sequence[messages.Outcome]) -> None:
         pop = self._outstanding.pop
         for item in items:
             handle = pop(item.id, None)
@@ -329,7 +337,8 @@ class Engine(Generic[H]):
                 handle.told = item
                 for inbox in handle.inboxes:
                     inbox.put(handle)
-        self._quiet = QUIET
+        if items:
+            self._told_at, self._quiet = self._heard_at, QUIET
 
     def _ask_missing(self, ids: list[str], wait: bool) -> None:
         """Ask for outcomes; the answers find their handles by themselves."""
@@ -391,6 +400,8 @@ class Engine(Generic[H]):
                 inbox.put(handle)
         if self._unasked:
             self._ask_missing([h.id for h in handles if h.id in self._unasked], wait=True)
+        if not self._inboxes:
+            self._asked_at = self._loop.time()  # what is pushed need not be asked for at once
         self._inboxes.add(inbox)
         self._watch_clock()
         deadline = None if timeout is None else self._loop.time() + timeout

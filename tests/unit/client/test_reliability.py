@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from corral import Client, Task, keys
 from corral.client import engine
 from corral.errors import BadConfig, BrokerUnreachable, KeyMismatch, KeyRefused
-from corral.messages import Answer, Call, Outcomes, Results, Submit
+from corral.messages import Answer, Call, Outcomes, Results, Submit, Workers, WorkersAre
 from corral.tasks import request_id
 from tests.unit.client.scripted import ScriptedBroker, accept, done, echo, wait_for
 
@@ -163,6 +164,56 @@ def test_an_outcome_whose_push_was_lost_is_asked_for(impatient: None) -> None:
 
     with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
         assert corral.submit("echo").result(5) == "asked"
+
+
+def test_an_outcome_whose_push_was_lost_is_asked_for_though_the_broker_answers_other_calls(
+    impatient: None,
+) -> None:
+    def script(call: Call) -> list[Answer]:
+        if isinstance(call, Submit):
+            return [accept(call)]
+        if isinstance(call, Workers):
+            return [WorkersAre(call.request, [])]
+        assert isinstance(call, Results)
+        return [Outcomes(call.request, [done(id, "asked") for id in call.ids], last=True)]
+
+    with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
+        handle = corral.submit("echo")
+        over = threading.Event()
+
+        def chat() -> None:
+            while not over.wait(0.05):
+                corral.workers()
+
+        chatting = threading.Thread(target=chat)
+        chatting.start()
+        try:
+            assert handle.result(5) == "asked"
+        finally:
+            over.set()
+            chatting.join()
+
+
+def test_a_broker_that_lost_track_of_who_waits_is_asked_again() -> None:
+    def script(call: Call) -> list[Answer]:
+        if isinstance(call, Submit):
+            return [accept(call)]
+        assert isinstance(call, Results)
+        assert call.wait
+        if len(broker.heard(Results)) == 1:
+            return [Outcomes(call.request, [])]
+        return [Outcomes(call.request, [done(id, "asked") for id in call.ids], last=True)]
+
+    with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
+        mine, other = corral.submit("echo"), corral.handle("somebody-else-s")
+        with ThreadPoolExecutor() as pool:
+            results = [pool.submit(handle.result, 5) for handle in (mine, other)]
+            wait_for(lambda: broker.heard(Results))
+            broker.push(Outcomes(b"", [], last=True))
+            assert [result.result() for result in results] == ["asked", "asked"]
+        asked = broker.heard(Results)[-1]
+        assert isinstance(asked, Results)
+        assert set(asked.ids) == {mine.id, other.id}
 
 
 def test_garbage_from_the_broker_changes_nothing(impatient: None) -> None:
