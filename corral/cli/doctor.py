@@ -158,7 +158,7 @@ def _fleet(settings: Settings) -> Iterator[Finding]:
             yield Finding(check, "fail", error.message, error.cure)
             return
         yield from _broker(broker, seconds)
-        yield from _workers(workers)
+        yield from _workers(workers, broker.version)
         yield from _kinds(broker, client)
 
 
@@ -183,7 +183,7 @@ def _broker(broker: BrokerView, seconds: float) -> Iterator[Finding]:
         yield Finding("refused", "warn", counts_text(broker.refused), cure)
 
 
-def _workers(workers: list[WorkerView]) -> Iterator[Finding]:
+def _workers(workers: list[WorkerView], version: str) -> Iterator[Finding]:
     now = time.time()
     if not workers:
         cure = "corral worker start --name w1 --slots 2 --data DIR"
@@ -199,6 +199,10 @@ def _workers(workers: list[WorkerView]) -> Iterator[Finding]:
             why = f": {one.drain_reason}" if one.drain_reason else ""
             cure = f"corral worker resume {one.name}"
             yield Finding(f"worker {one.name}", "warn", f"{one.admission}{why}", cure)
+    for one in workers:
+        if (has := one.about.get("corral", version)) != version:
+            found = f"it has {has}, the broker {version}"
+            yield Finding(f"worker {one.name}", "warn", found, "install the same version on both")
     live = [one for one in workers if one.health == "live"]
     if live:
         yield Finding("workers", "ok", f"{len(live)} of {len(workers)} are live")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from corral.cli.options import ago, span
 from corral.cli.output import table
 from corral.messages import (
+    AttemptView,
     BrokerView,
     Explanation,
     KeyView,
@@ -23,7 +24,7 @@ from corral.messages import (
     WorkerVerdict,
     WorkerView,
 )
-from corral.tasks import Needs, State, Variant
+from corral.tasks import TERMINAL, Needs, State, Variant
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -151,8 +152,11 @@ def task_page(task: TaskView) -> RenderableType:
     ]
     if task.story:
         parts += [Text(), table(task.story, STEP_COLUMNS, "story")]
+    if task.attempts:
+        parts += [Text(), table(task.attempts, ATTEMPT_COLUMNS, "attempts")]
     if task.failure is not None:
-        parts += [Text(), Text(f"{task.failure.type}: {task.failure.message}", "red")]
+        last = "" if task.state in TERMINAL else "last failure: "
+        parts += [Text(), Text(f"{last}{task.failure.type}: {task.failure.message}", "red")]
         if task.failure.traceback:
             parts.append(Text(task.failure.traceback.rstrip(), "dim"))
     return Group(*parts)
@@ -165,6 +169,17 @@ STEP_COLUMNS: dict[str, Callable[[Step], Any]] = {
     "attempt": lambda step: step.attempt or "",
     "worker": lambda step: step.worker,
     "why": lambda step: step.why,
+}
+
+
+ATTEMPT_COLUMNS: dict[str, Callable[[AttemptView], Any]] = {
+    "attempt": lambda one: str(one.number),
+    "worker": lambda one: one.worker,
+    "gpus": lambda one: ", ".join(one.gpus),
+    "started": lambda one: clock(one.started),
+    "ran": lambda one: "" if one.ended is None else span(one.ended - one.started),
+    "outcome": lambda one: one.outcome,
+    "why there": lambda one: one.decision,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,6 +95,23 @@ def test_add_lets_a_key_in_that_was_made_elsewhere(locked: Locked) -> None:
     assert locked.cli("task", "list", CORRAL_KEY="bob.key").status == 0
     wrong = locked.cli("keys", "add", "not-a-key", "--role", "client", "--name", "eve")
     assert wrong.status == 2
+
+
+def test_a_worker_joins_with_its_own_key_alone(
+    locked: Locked, started: Callable[[Started], Started]
+) -> None:
+    cli = locked.cli
+    assert cli("keys", "new", "--role", "worker", "--name", "w1", "--out", "w1.key").status == 0
+    start = ("worker", "start", "--data")
+    other = started(cli.start(*start, "o", "--name", "other", "--key", "keys/operator.key"))
+    worker = started(cli.start(*start, "w", "--name", "w1", "--key", "w1.key"))
+    worker.until(lambda: "welcomed" in worker.err)
+    other.until(lambda: "worker other" in other.err)
+    assert cli("worker", "list", "-o", "name").out.split() == ["w1"]
+    assert cli("task", "submit", "echo", "a=1", "--wait").json() == {"a": 1}
+    assert cli("task", "list", CORRAL_KEY="w1.key").status == 4  # it may work and nothing else
+    assert worker.end(signal.SIGTERM).status == 0
+    assert "welcomed" not in other.end(signal.SIGTERM).err
 
 
 def test_no_key_no_access(locked: Locked) -> None:
