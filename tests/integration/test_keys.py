@@ -49,7 +49,9 @@ class House:
     def enrol(self, name: str, role: str) -> Path:
         """A key file that the running broker knows."""
         path = self.folder / f"{name}.key"
-        done = self.corral("keys", "new", name, "--role", role, "--out", path, key=self.operator)
+        done = self.corral(
+            "keys", "new", "--name", name, "--role", role, "--out", path, key=self.operator
+        )
         assert done.returncode == 0, done.stderr
         return path
 
@@ -238,7 +240,7 @@ def test_the_command_line_says_what_went_wrong(house: House) -> None:
         (("keys", "revoke", "nobody"), house.operator, 3, "corral keys list"),
         (("keys", "revoke", "operator"), house.operator, 2, "last operator"),
         (("keys", "add", "short", "--role", "client", "--name", "x"), house.operator, 2, "Z85"),
-        (("keys", "new", "ann", "--role", "client", "--out", str(house.folder / "2.key")),
+        (("keys", "new", "--name", "ann", "--role", "client", "--out", str(house.folder / "2.key")),
          house.operator, 2, "ann"),
     ]  # fmt: skip
     for command, key, status, text in cases:
