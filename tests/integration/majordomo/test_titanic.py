@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -190,3 +191,19 @@ def test_a_running_request_of_a_killed_broker_is_given_out_again(broker: BrokerD
         assert titanic.reply(uuid)[0] == "300"
         assert titanic.wait(uuid, 40) == [b"done", b"body"]
         assert set(map(tuple, worker.requests)) == {(b"body",)}
+
+
+def test_a_full_broker_asks_to_come_back_later(tmp_path: Path) -> None:
+    """500: not stored, try again. Nothing that was confirmed is touched."""
+    settings = tmp_path / "corral.yaml"
+    settings.write_text("broker: {max_tasks: 2}\n")
+    with (
+        BrokerDaemon(tmp_path / "broker", options=("--config", settings)) as broker,
+        Client02(broker.endpoint) as client,
+    ):
+        titanic = Titanic(client)
+        stored = [titanic.request("mirror", b"one"), titanic.request("mirror", b"two")]
+        assert client.request("titanic.request", b"mirror", b"three")[0][:3] == b"500"
+        with Worker01(broker.endpoint, "mirror"):
+            assert [titanic.wait(uuid) for uuid in stored] == [[b"one"], [b"two"]]
+        assert titanic.request("mirror", b"three")
