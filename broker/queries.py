@@ -138,7 +138,7 @@ class Queries:
             and (not call.project or task.spec.project == call.project)
             and (before is None or (task.submitted, task.id) < before)
         ]
-        matching.sort(key=lambda task: (task.submitted, task.order), reverse=True)
+        matching.sort(key=lambda task: (task.submitted, task.id), reverse=True)
         for task in matching:
             view = views.task_view(state, task, full=False)
             if not call.worker or view.worker == call.worker:
@@ -157,7 +157,7 @@ class Queries:
             gone = [row.id for row in rows if row.id not in state.tasks]
             for id, record in self.server.keeper.records(gone).items():
                 found[id] = views.record_view(state, record)
-        newest = sorted(found.values(), key=lambda view: view.submitted, reverse=True)
+        newest = sorted(found.values(), key=lambda view: (view.submitted, view.id), reverse=True)
         return Shown(call.request, newest[:limit])
 
     def _explain(self, peer: bytes, call: Explain, now: float) -> Answer:
