@@ -76,7 +76,8 @@ from corral.wire import Called, Dialect, Extended
 MAX_WAITERS = 16  # clients that wait for one task
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
 DEFAULT_POLICY = Policy()
-_IN_VAIN = frozenset({"bad_params", "bad_result"})  # it would fail again
+# What would fail again wherever it is tried.
+_IN_VAIN = frozenset({"bad_params", "bad_result", "missing_extra", "result_too_large"})
 _NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 
 
