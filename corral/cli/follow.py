@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from corral.client.handles import Outcome
     from corral.messages import Update
 
+NOTHING_RUNS_IT = 6  # exit status: accepted, but no worker that is there can run it
 SHOWN_FAILURES = 5
 LAST_LINES = 6  # of a traceback
 
@@ -54,6 +55,15 @@ def print_submitted(out: Output, handles: Sequence[Handle], one: bool) -> None:
         Output("name").listing(told, {}, lambda item: item.id)
     else:
         out.listing(told, {}, lambda item: item.id)
+
+
+def warn(handles: Sequence[Handle]) -> bool:
+    """Say why some of what was accepted cannot run at present; whether there was such."""
+    about = {warning: handle.id for handle in reversed(handles) for warning in handle.warnings}
+    for warning, id in reversed(about.items()):
+        talk(f"warning: {warning}")
+        talk(f"  It is accepted and starts when it can: corral task explain {id}")
+    return bool(about)
 
 
 def wait_for(

@@ -67,10 +67,12 @@ def run(
 
     pipelines = importlib.import_module("corral.research.pipeline")
     graph = pipelines.load(source)
+    with importlib.import_module("corral.research.datasets").research_extra():
+        importlib.import_module("jinja2")  # for the report: better missed now than in the end
     path = report or (data if local else Path()) / "report.html"
     try:
         with _client(local, data, broker, key) as client:
-            return _run(client, source, graph, path)
+            return _run(client, source, graph, path, alone=local)
     except KeyboardInterrupt:
         if local:
             talk("\nStopped; what was done is kept. Type the same command to go on.")
@@ -82,15 +84,17 @@ def run(
 @pipeline.command()
 @click.argument("source", metavar="FILE")
 @connected
-def submit(client: Client, out: Output, source: str) -> None:
+def submit(client: Client, out: Output, source: str) -> int:
     """Submit a pipeline and leave. Prints the ids of its tasks."""
-    from corral.cli.follow import print_submitted
+    from corral.cli.follow import NOTHING_RUNS_IT, print_submitted, warn
 
     pipelines = importlib.import_module("corral.research.pipeline")
     graph = pipelines.load(source)
     handles = client.submit_many(tasks_of(pipelines.expand(graph), graph.name), batch=None)
+    warned = warn(handles)
     print_submitted(out, handles, one=False)
     talk(f"Follow it to its report: corral pipeline run {source}")
+    return NOTHING_RUNS_IT if warned else 0
 
 
 @pipeline.command()
@@ -158,9 +162,10 @@ def _client(local: bool, data: Path, broker: str | None, key: str | None) -> Ite
         yield client
 
 
-def _run(client: Client, source: str, graph: Any, path: Path) -> int:
-    """Submit, follow, report; returns the exit status."""
+def _run(client: Client, source: str, graph: Any, path: Path, alone: bool) -> int:
+    """Submit, follow, report; returns the exit status. `alone`: no other worker will come."""
     from corral.cli.board import follow
+    from corral.cli.follow import NOTHING_RUNS_IT, warn
     from corral.tasks import State
 
     pipelines = importlib.import_module("corral.research.pipeline")
@@ -169,6 +174,8 @@ def _run(client: Client, source: str, graph: Any, path: Path) -> int:
     handles = client.submit_many(tasks_of(planned, graph.name), batch=None)
     reused = sum(handle.known for handle in handles)
     talk(f"{graph.name}: {len(handles)} tasks submitted, {reused} of them known already")
+    if warn(handles) and alone:
+        return NOTHING_RUNS_IT
     follow(client, [handle.id for handle in handles], [one.name for one in planned])
     outcomes = {handle.id: outcome for handle, outcome in client.results(handles)}
     views = client.show([handle.id for handle in handles])

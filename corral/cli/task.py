@@ -28,7 +28,6 @@ STATES = (
     "waiting", "queued", "running", "retrying",
     "succeeded", "failed", "cancelled", "aborted", "expired",
 )  # fmt: skip
-NOTHING_RUNS_IT = 6
 ALL = 1_000_000_000  # a limit that limits nothing
 
 ids = click.argument("ids", nargs=-1, shell_complete=complete_task)
@@ -127,15 +126,11 @@ def submit(
             handles = client.submit_many(lines.tasks, batch=None)
         except CorralError as error:
             raise lines.blame(error) from None
-    warnings = list(dict.fromkeys(warning for handle in handles for warning in handle.warnings))
-    for warning in warnings:
-        talk(f"warning: {warning}")
-    if warnings and handles:
-        talk(f"  It is accepted and starts when it can: corral task explain {handles[0].id}")
+    warned = follow.warn(handles)
     if wait:
         return follow.wait_for(client, out, handles, timeout, one=file is None)
     follow.print_submitted(out, handles, one=file is None)
-    return NOTHING_RUNS_IT if warnings else 0
+    return follow.NOTHING_RUNS_IT if warned else 0
 
 
 def needs_of(options: dict[str, Any]) -> Needs | None:

@@ -66,6 +66,26 @@ def test_run_local_puts_the_report_beside_its_data(small: Cli) -> None:
     assert (small.folder / "work" / "report.html").exists()
 
 
+NO_GPU = "needs: {rank_target: {gpu: force}}\n"
+
+
+def test_a_pipeline_that_nothing_here_can_run_ends_at_once(small: Cli) -> None:
+    (small.folder / "small.yaml").write_text(SMALL + NO_GPU)
+    ended = small("pipeline", "run", "small.yaml", "--local", "--data", "work")
+    assert ended.status == 6
+    assert "gpus 1" in ended.err
+    assert "corral task explain" in ended.err
+
+
+def test_a_missing_extra_is_told_before_anything_starts(small: Cli) -> None:
+    missing = "raise ModuleNotFoundError(\"No module named 'jinja2'\", name='jinja2')\n"
+    (small.folder / "jinja2.py").write_text(missing)
+    ended = small("pipeline", "run", "small.yaml", "--local", PYTHONPATH=str(small.folder))
+    assert ended.status == 2
+    assert "pip install 'corral[research]'" in ended.err
+    assert not (small.folder / ".corral").exists()
+
+
 def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(
     small: Cli, started: Callable[[Started], Started]
 ) -> None:
