@@ -231,7 +231,7 @@ class Queries:
             version=version("corral"),
             epoch=server.store.epoch,
             seq=server.keeper.lsn,
-            started=server.started,
+            started=server.clock.started,
             endpoint=server.endpoint,
             data=str(server.data),
             tasks={state_.value: state.counts[state_] for state_ in State},

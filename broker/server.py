@@ -18,6 +18,7 @@ import zmq
 from msgspec import structs
 
 from broker.auth import Gate, refusal, require_keys
+from broker.clock import Clock
 from broker.core import admission
 from broker.core.effects import Effect, Persist, ReplyToClient, SendToWorker, Telemetry
 from broker.core.events import Event, Heard, PeerLost, Turn
@@ -56,6 +57,7 @@ MAX_TURN = 2000  # messages of one turn
 MAX_TURN_SECONDS = 0.02
 FULL_PAUSE = 5.0  # seconds before a fold is tried again that found the disk full
 NOBLOCK = int(zmq.NOBLOCK)
+CLOCK_TOLERANCE = 1.0  # seconds
 NOTHING: dict[bytes, str] = {}
 log = logging.getLogger("corral.broker")
 
@@ -78,8 +80,8 @@ class Server:
         self.store = store
         self.data = data
         self.gate = gate
-        self.started = time.time()
-        self._origin = self.started - time.monotonic()
+        self.clock = Clock()
+        self.now = self.clock.now
         self.keeper = Keeper(store, settings)
         self.context = context or zmq.Context()
         self.socket = self._bind(endpoint)
@@ -95,10 +97,6 @@ class Server:
         self._renewed = 0.0
         self._named = {""}  #: foreign dialects that the log has named
         self._load()
-
-    def now(self) -> float:
-        """Wall clock at the start, plus the time since: it never jumps."""
-        return self._origin + time.monotonic()
 
     def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
@@ -130,6 +128,9 @@ class Server:
 
     def _load(self) -> None:
         self.state = self.keeper.load()
+        newest = max((task.since for task in self.state.tasks.values()), default=0.0)
+        if (behind := self.clock.begin_at(newest)) > CLOCK_TOLERANCE:
+            log.warning("this machine's clock is %.0f s behind the newest record", behind)
         self.broker = Broker(
             self.settings, os.urandom(16), self.store.epoch, self.state, self.now()
         )
@@ -197,7 +198,7 @@ class Server:
                 frames.append(frame.bytes)
             peer = first.bytes
             moment = time.monotonic()
-            now = self._origin + moment
+            now = self.clock.at(moment)
             message = wire.decode(frames)
             if gate is not None:
                 key = gate.user(peer, first)
