@@ -199,7 +199,9 @@ class Gate:
         """Make `socket` speak CURVE alone. Call it before binding.
 
         Handover goes off: a peer with a key of its own that claims another's routing id would
-        get that one's mail. It is not heard until the first connection has ended.
+        get that one's mail. It is not heard until the first connection has ended, and then only
+        on a new socket: libzmq does not look twice. Ids that libzmq gave, as native peers have
+        them, are never met twice.
         """
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt_string(zmq.CURVE_PUBLICKEY, self.pair.public)
