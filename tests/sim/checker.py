@@ -1,0 +1,500 @@
+"""The history checker: judges what happened against the promises P1 to P13 (DESIGN, section 5).
+
+It shares no code with the broker. It reads three logs, merged in the order in which things
+happened: what clients asked and were told, what workers really ran, and the rows of the journal as
+they became durable. From the rows it keeps books of its own (`books`) and compares them with what
+was seen outside, in linear time.
+
+P1   what is acknowledged, given to a worker or told has its row already; nothing comes from nowhere
+P2   each run goes by the table to one terminal state, for a reason; in the end nothing is open
+P3   results, checkpoints and outcomes are those that were recorded, in the end and after restarts
+P4   the recorded result is what the attempt's own worker said; no attempt starts twice
+P5   only a current token moves its task, an open one frees, and each token is new
+P6   what is freed does not run; nothing is booked, or really used, beyond what there is
+P7   no attempt is made, nor starts, before all parents succeeded
+P8   equal content is one task, and a task is the one that was submitted
+P9   an acknowledged cancel is durable, and nothing leaves `cancelled` unless somebody asks
+P10  nothing is `running` that no worker holds, or whose worker is silent; nothing waits beside room
+P11  nothing that fits is passed over for what is worth less or came later; drains are fences
+P12  nobody is given up who could be heard, nor before the time to come back is over; P13 (in part):
+     no question meets a defect, and an exception of the broker ends the simulation
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from tests.sim.books import OVER, PLAIN, Attempt, Books, Entry, Machine, Task, Violation
+
+POLICY = {"limit": 3, "lost_limit": 5, "memory_limit": 2, "poison_limit": 3, "never": ()}
+BUDGET = {"out_of_memory": "memory_limit", "lost": "lost_limit", "killed": "poison_limit"}
+NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
+NEVER = float("inf")
+SLACK = 6.0  # seconds: beats, a sweep and a write lie between a cause and its row
+SETTLE = 50.0  # seconds within which what no worker holds is no longer said to run
+IDLE = 16.0  # seconds that a task may wait beside a worker that has room for it
+JUMP = 45.0  # seconds that the broker's clock may be wrong, twice over
+
+
+class Checker(Books):
+    """Feed it every entry, in order; it raises `Violation` at the first that cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.submits: dict[bytes, Entry] = {}
+        self.wanted: set[str] = set()  #: ids of tasks that clients asked for
+        self.by_content: dict[str, str] = {}
+        self.bodies: set[bytes] = set()  #: of plain requests
+        self.plain_values: set[bytes] = set()
+        self.aliases: dict[str, str] = {}  #: Titanic's
+        self.acknowledged: dict[str, None] = {}
+        self.answers: Counter[tuple[str, str]] = Counter()
+        self.drained: dict[str, set[str]] = {}  #: worker -> policies it was drained with
+        self.contacts: Entry = {}  #: worker -> when the broker heard it last
+        self.broker_up = self.stood_at = 0.0
+        self.auditing = False
+
+    def feed(self, entry: Entry) -> None:
+        """Take in what happened next."""
+        self.now = entry["at"]
+        try:
+            if entry["what"] in _ENTRIES:
+                _ENTRIES[entry["what"]](self, entry)
+        except KeyError as unknown:
+            raise Violation("P1", f"{unknown} has no row", *unknown.args) from unknown
+
+    def _settings(self, e: Entry) -> None:
+        self.settings = e
+        self.kinds = {name: [needs] for name, needs in e["kinds"].items()}
+
+    # --- what clients ask and are told ----------------------------------------------------
+
+    def _submit(self, e: Entry) -> None:
+        self.submits[e["request"]] = e
+        self.wanted.update(id for id in e["ids"] if id is not None)
+
+    def _accepted(self, e: Entry) -> None:
+        submit = self.submits[e["request"]]
+        for id, own, spec in zip(e["ids"], submit["ids"], submit["tasks"], strict=True):
+            task = self.tasks.get(id)
+            if task is None:
+                raise Violation("P1", f"{id} is acknowledged and not durable", id)
+            self.acknowledged[id] = None
+            after = {
+                name: e["ids"][int(ref[1:])] if ref[0] == "#" else ref
+                for name, ref in spec["after"].items()
+            }
+            asked = {"kind": spec["kind"], "params": spec["params"], "after": after}
+            if (own or id) != id or any(task.spec[key] != asked[key] for key in asked):
+                raise Violation("P8", f"{id} is not the task that was submitted", id)
+
+    def _refused(self, e: Entry) -> None:
+        if e["code"] == "error":
+            raise Violation("P13", f"{e['call']} meets a defect: {e['why']}", *e["ids"])
+        known = all(id in self.tasks for id in e["ids"])
+        if e["code"] == "not_found" and e["call"] in ("Results", "Cancel", "Retry") and known:
+            raise Violation("P3", f"{e['call']}: the broker knows no such task", *e["ids"])
+
+    def _outcome(self, e: Entry) -> None:
+        task = self.tasks.get(e["id"])
+        if task is None or e["state"] not in task.ended:
+            raise Violation("P1", f"{e['id']} is told to be {e['state']}: not durable", e["id"])
+        if e["state"] == "succeeded" and e["value"] != task.value:
+            raise Violation("P3", f"the result of {e['id']} is not what was recorded", e["id"])
+        task.told |= self.auditing and e["state"] == task.state
+
+    def _cancel(self, e: Entry) -> None:
+        for id in e["ids"]:
+            if id in self.tasks:
+                self.tasks[id].may_cancel = True
+
+    def _retry(self, e: Entry) -> None:
+        """Somebody asks for new runs; those of lost parents follow."""
+        ids = list(e["ids"])
+        while ids:
+            task = self.tasks.get(ids.pop())
+            if task is not None and not task.may_reopen:
+                task.may_reopen = True
+                ids += task.spec["after"].values()
+
+    def _done(self, e: Entry) -> None:
+        cancels = e["what"] == "cancelled"
+        for id in e["ids"]:
+            self.answers[e["what"], id] += 1
+            causes = self.tasks[id].causes
+            durable = causes["cancel"] if cancels else causes["reopen"] + causes["reopen_waiting"]
+            if self.answers[e["what"], id] > durable:
+                why = f"{id}: {e['what']} is answered and not durable"
+                raise Violation("P9" if cancels else "P1", why, id)
+
+    def _replied(self, e: Entry) -> None:
+        if e["value"] not in self.plain_values:  # a plain reply names no task
+            raise Violation("P4", f"{e['client']} was sent what is nobody's recorded result")
+
+    def _alias(self, e: Entry) -> None:
+        if e["alias"] not in self.aliases:
+            raise Violation("P1", f"Titanic gave {e['alias']}, which is not durable", e["alias"])
+
+    def _titanic(self, e: Entry) -> None:
+        task = self.tasks[self.aliases[e["alias"]]]
+        right = {"200": task.state == "succeeded", "400": task.state in OVER - {"succeeded"}}
+        if not right[e["status"]] or (e["status"] == "200" and e["value"] != task.value):
+            raise Violation("P3", f"Titanic says {e['status']}, {task.id} {task.state}", task.id)
+
+    def _closing(self, e: Entry) -> None:
+        self._cancel({"ids": [self.aliases.get(e["alias"], "")]})
+
+    # --- what workers do ------------------------------------------------------------------
+
+    def _up(self, e: Entry) -> None:
+        machine = self.machines.setdefault(e["worker"], Machine(e))
+        machine.doc, machine.up = e, True
+
+    def _down(self, e: Entry) -> None:
+        machine = self.machines[e["worker"]]
+        machine.up, machine.fine_since = False, NEVER
+        for attempt in [*machine.running.values(), *machine.open.values()]:
+            self.release(attempt)
+            if attempt.got and attempt.token not in e["spooled"]:
+                attempt.dead = True
+                attempt.unheld = min(attempt.unheld, self.now)
+
+    def _parted(self, e: Entry) -> None:
+        for attempt in self.machines[e["worker"]].current.values():
+            attempt.parted = True
+
+    def _own(self, e: Entry) -> Attempt:
+        """The attempt that a worker speaks of."""
+        attempt = self.attempts.get(e["token"])
+        if attempt is None or attempt.worker != e["worker"]:
+            raise Violation("P1", f"{e['worker']} has what no durable row gave it", e["token"])
+        if e["id"] is not None and attempt.task.id != e["id"]:
+            raise Violation("P5", f"{e['id']} and {attempt.task.id}: one token", e["id"])
+        return attempt
+
+    def _got(self, e: Entry) -> None:
+        attempt = self._own(e)
+        attempt.got, attempt.unheld = True, NEVER
+
+    def _start(self, e: Entry) -> None:
+        attempt = self._own(e)
+        task, machine = attempt.task, self.machines[e["worker"]]
+        if attempt.started:
+            raise Violation("P4", f"an attempt of {task.id} starts twice", task.id)
+        if not attempt.open and not attempt.excused:
+            raise Violation("P6", f"{task.id} starts on what is booked no longer", task.id)
+        for name, id in task.spec["after"].items():
+            parent = self.tasks[id]
+            if parent.state != "succeeded" or parent.value != e["parents"].get(name):
+                why = f"{task.id} starts, its parent {id} is {parent.state}"
+                raise Violation("P7", why, task.id, id)
+        if e["checkpoint"] != task.saved and task.token == attempt.token:
+            raise Violation("P3", f"{task.id} does not begin with its checkpoint", task.id)
+        attempt.got = attempt.started = attempt.running = True
+        attempt.unheld = NEVER
+        machine.running[attempt.token] = attempt
+        if machine.native and not attempt.excused:
+            booking = self.bookings[attempt.booking]
+            uses = [1.0, e["cpus"], e["memory_gb"]]
+            if uses != booking.amount or e["gpus"] != booking.gpus:
+                raise Violation("P6", f"{task.id} was given {uses}, {e['gpus']}", task.id)
+            self.use(attempt, uses, e["gpus"], e["named"])
+
+    def _end(self, e: Entry) -> None:
+        attempt = self._own(e)
+        attempt.outcome, attempt.value, attempt.unheld = e["outcome"], e["value"], self.now
+        self.release(attempt)
+
+    def _let_go(self, e: Entry) -> None:
+        for token in e["tokens"]:
+            attempt = self.attempts[token]
+            attempt.let_go, attempt.unheld = True, min(attempt.unheld, self.now)
+
+    # --- what becomes durable -------------------------------------------------------------
+
+    def _commit(self, e: Entry) -> None:
+        self.contacts = e["contacts"]
+        for fact in e["facts"]:
+            _FACTS[fact["fact"]](self, fact)
+
+    def _fact_accepted(self, f: Entry) -> None:
+        id, spec = f["id"], f["spec"]
+        if id in self.tasks:
+            raise Violation("P8", f"{id} is accepted twice", id)
+        task = self.tasks[id] = Task(id, spec, self.now)
+        plain = isinstance(spec["params"], list) and spec["params"][0] in self.bodies
+        if f["content"] and id not in self.wanted:
+            body = sorted(spec["params"].items()), sorted(spec["after"].items())
+            known = self.by_content.setdefault(repr((spec["kind"], body)), id)
+            if known != id:
+                raise Violation("P8", f"{known} and {id} have the same content", id, known)
+        elif id not in self.wanted and not plain:
+            raise Violation("P1", f"nobody submitted {id}", id)
+        if f["content"]:
+            self._retry({"ids": [id]})  # whoever sends the same once more
+        waits = any(state != "succeeded" for state in self.parents(task))
+        if waits != f["waiting"]:
+            raise Violation("P7", f"{id} is accepted as {f['waiting']=}", id)
+        self.enter(task, "waiting" if waits else "queued")
+
+    def _move(self, task: Task, cause: str) -> None:
+        """A transition that takes the task's token away, if it has one."""
+        if task.token is not None:
+            attempt = self.attempts[task.token]
+            del self.machines[attempt.worker].current[task.token]
+            task.token = None
+            since = max(attempt.unheld, self.broker_up)
+            idle = self.quiet_time(since, self.stalls + self.delays)
+            if idle > SETTLE:
+                raise Violation("P10", f"{task.id} ran for {idle:.0f} s on nothing", task.id)
+        self.move(task, cause)
+
+    def _fact_assigned(self, f: Entry) -> None:
+        worker, first = f["worker"], self.tasks[f["ids"][0]]
+        plain = Machine({**PLAIN, "kinds": [first.spec["kind"]]})
+        machine = self.machines.setdefault(worker, plain)
+        if machine.admission != "open":
+            raise Violation("P11", f"{first.id} goes to {worker}: {machine.admission}", first.id)
+        self._in_turn(f, first, machine)
+        need, gpus = f["need"], f["gpus"]
+        for index, id in enumerate(f["ids"]):
+            task = self.tasks[id]
+            token = f["prefix"] + (f["first"] + index).to_bytes(8, "big")
+            if token in self.attempts:
+                raise Violation("P5", f"the token of {id} is not new", id)
+            if any(state != "succeeded" for state in self.parents(task)):
+                raise Violation("P7", f"{id} is assigned before its parents succeeded", id)
+            if need not in self.asks(task) or len(gpus) != need["gpus"]:
+                raise Violation("P6", f"{id} does not ask for {need}, {gpus}", id)
+            self.move(task, "assign")
+            task.begun, task.token = True, token
+            attempt = Attempt(task, token, worker, f["booking"], self.now)
+            self.attempts[token] = machine.current[token] = attempt
+            self.book(attempt, need, gpus)
+
+    def _in_turn(self, f: Entry, first: Task, machine: Machine) -> None:
+        """Nothing that is worth more and fits here is passed over, nor what came before it."""
+        lane = first.lane
+        if lane is None:
+            return  # it is not queued, which `move` will say
+        for key, queued in self.lanes.items():
+            if key[0] > lane[0]:
+                other = next(iter(queued.values()))
+                if self.fits(other, machine) and not self._fills_gap(f, other, machine):
+                    why = f"{other.id} ({key[0]}) is passed over for {first.id} ({lane[0]})"
+                    raise Violation("P11", f"{why} on {f['worker']}", first.id, other.id)
+        if not first.begun and len(self.needs(first)) == 1:
+            head = next(task for task in self.lanes[lane].values() if not task.begun)
+            if head.opened < first.opened and head.queued_at < first.queued_at:
+                raise Violation("P11", f"{head.id} came before {first.id}", head.id, first.id)
+
+    def _fills_gap(self, f: Entry, other: Task, machine: Machine) -> bool:
+        """Whether the row says so: the worker is kept for one that is worth as much as `other`."""
+        kept = self.tasks.get(f["decision"].partition("fills a gap before ")[2].split(";")[0])
+        return (
+            kept is not None
+            and kept.lane is not None
+            and kept.lane[0] >= other.spec["priority"]
+            and not self.fits(kept, machine)
+        )
+
+    def _fact_closed(self, f: Entry) -> None:
+        attempt, cause, outcome = self.attempts.get(f["token"]), f["cause"], f["outcome"]
+        if attempt is None or attempt.task.id != f["id"] or not attempt.open:
+            raise Violation("P5", f"{f['id']}: an attempt ends that is not open", f["id"])
+        task = attempt.task
+        if (cause is not None) != (task.token == attempt.token):
+            raise Violation("P5", f"{task.id}: {cause} by a token that is not its", task.id)
+        if self.machines[attempt.worker].native:
+            self._over(attempt, cause, outcome)
+        if cause == "succeed":
+            if attempt.outcome != "ok" or attempt.value != f["value"]:
+                raise Violation("P4", f"{task.id}: its worker did not say that", task.id)
+            task.value, task.saved = f["value"], None
+            if isinstance(task.spec["params"], list):
+                self.plain_values.add(f["value"])
+        elif cause is not None:
+            self._fault(task, cause, outcome, (f["failure"] or {}).get("type"))
+            task.memory = f["memory_gb"] or task.memory
+        if cause is not None:
+            self._move(task, cause)
+        self.free(attempt)
+
+    def _over(self, attempt: Attempt, cause: str | None, outcome: str) -> None:
+        """What is said of an attempt that is over is true of its worker."""
+        id = attempt.task.id
+        if outcome == "gone":
+            self._was_silent(attempt, self.settings["gone_after"], "P6")
+            self.release(attempt)
+            attempt.excused = True
+        held = attempt.got and not (attempt.let_go or attempt.dead or attempt.outcome)
+        if held and not attempt.excused:
+            raise Violation("P6", f"{id} is freed as {outcome} and its worker holds it", id)
+        if outcome == "lost" and attempt.got and not (attempt.dead or attempt.let_go):
+            raise Violation("P12", f"{id} is given up, and {attempt.worker} did not restart", id)
+        said = attempt.outcome in (outcome, None) or attempt.parted
+        if cause is not None and outcome not in ("lost", "recalled") and not said:
+            raise Violation("P5", f"{id} ended as {attempt.outcome}, not {outcome}", id)
+
+    def _was_silent(self, attempt: Attempt, limit: float, promise: str = "P12") -> None:
+        """Nobody is given up who could be heard, nor before the time to come back is over."""
+        since = self.contacts.get(attempt.worker, 0.0)
+        if since < self.broker_up:
+            since = self.broker_up
+            limit = max(limit, self.settings["adoption_window"])
+        silent = self.quiet_time(since, self.stalls)
+        native = self.machines[attempt.worker].native
+        if silent < limit - SLACK and native and not attempt.dead:
+            why = f"{attempt.worker} is given up after {silent:.1f} s of silence"
+            raise Violation(promise, f"{why}, with {attempt.task.id}", attempt.task.id)
+
+    def _fault(self, task: Task, cause: str, outcome: str, kind: str | None) -> None:
+        """A task fails when its budget is used up, and not before."""
+        policy = {**POLICY, **(task.spec["retry"] or {})}
+        budget = BUDGET.get(outcome, "limit")
+        task.faults[budget] += outcome not in NO_FAULT
+        left = policy[budget] - (outcome == "killed") - task.faults[budget]
+        final = outcome == "time_limit" or kind in policy["never"] or left < 0
+        if (cause == "fail") != (final and outcome not in NO_FAULT):
+            why = f"{task.id}: {cause} after {outcome}, {left} more were allowed"
+            raise Violation("P2", why, task.id)
+
+    def _fact_moved(self, f: Entry) -> None:
+        task, cause, lost = self.tasks[f["id"]], f["cause"], f["outcome"] == "lost"
+        attempt = self.attempts[task.token] if task.token else None
+        worker = attempt.worker if attempt else ""
+        if attempt is not None and lost:
+            self._was_silent(attempt, self.settings["unavailable_after"])
+            self._fault(task, cause, "lost", None)
+        policies = self.drained.get(worker, set())
+        plain = worker in self.machines and not self.machines[worker].native
+        parents = self.parents(task)
+        ready = all(state == "succeeded" for state in parents)
+        limit = task.spec["queue_limit"] or NEVER
+        reasons = {
+            "parents_done": ready,
+            "parent_lost": any(state in OVER - {"succeeded"} for state in parents),
+            "cancel": task.may_cancel or "kill" in policies,
+            "requeue": lost or "requeue" in policies,
+            "fail": lost or plain,
+            "expire": not task.begun and self.now - task.opened >= limit - JUMP,
+            "due": True,
+            "reopen": task.may_reopen and ready,
+            "reopen_waiting": task.may_reopen and not ready,
+        }
+        if not reasons[cause]:
+            raise Violation("P2", f"{task.id}: {cause} without a reason ({f['why']})", task.id)
+        if cause in ("reopen", "reopen_waiting"):
+            task.faults.clear()
+            task.begun, task.memory, task.opened = False, 0.0, self.now
+        self._move(task, cause)
+
+    def _fact_announced(self, f: Entry) -> None:
+        versions = self.kinds.setdefault(f["kind"]["kind"], [])
+        if f["kind"]["needs"] not in versions:
+            versions.append(f["kind"]["needs"])
+
+    def _fact_admitted(self, f: Entry) -> None:
+        machine = self.machines[f["worker"]]
+        if f["admission"] == "drained" and machine.bookings:
+            raise Violation("P11", f"{f['worker']} is called drained and still runs something")
+        machine.admission, machine.changed_at = f["admission"], self.now
+
+    def _fact_aliased(self, f: Entry) -> None:
+        if f["id"]:
+            self.aliases[f["alias"]] = f["id"]
+
+    def _fact_saved(self, f: Entry) -> None:
+        self.tasks[f["id"]].saved = f["value"]
+
+    # --- the broker's life, and time ------------------------------------------------------
+
+    def _broker(self, e: Entry) -> None:
+        if e["what"] != "broker_down":
+            self.broker_up = self.now
+        if e["what"] == "broker_up":
+            self.delays.append((self.stood_at, self.now))
+        self.stood_at = self.now
+
+    def _stalled(self, e: Entry) -> None:
+        (self.stalls if e["what"] == "stalled" else self.delays).append((self.now, e["until"]))
+        self.stood_at = max(self.stood_at, e["until"])
+
+    def _contact(self, e: Entry) -> None:
+        """A worker is heard again: after a lease without a word, nothing of it may be current."""
+        since = max(e["since"], self.broker_up + self.settings["adoption_window"])
+        silent = self.quiet_time(since, self.stalls + self.delays)
+        machine = self.machines.get(e["worker"])
+        if machine is not None and silent > self.settings["unavailable_after"] + SLACK:
+            for attempt in machine.current.values():
+                why = f"{attempt.task.id} is current, {e['worker']} was silent for {silent:.0f} s"
+                raise Violation("P10", why, attempt.task.id)
+
+    def _sample(self, e: Entry) -> None:
+        """The first of all that wait does not wait beside a worker that has room for it."""
+        since = self.now - IDLE
+        for name, machine in self.machines.items():
+            fine = name in e["healthy"]
+            machine.fine_since = min(machine.fine_since, self.now) if fine else NEVER
+        most = max((lane[0] for lane in self.lanes), default=0)
+        first = {lane[1:5]: lane for lane in self.lanes if lane[0] == most}
+        if len(first) != 1 or self.stood_at > since:
+            return
+        task = next(task for lane in first.values() for task in self.lanes[lane].values())
+        need = self.needs(task)[0][0]
+        scarce = need["gpus"] or need["named"]
+        if task.queued_at > since or (scarce and self.shared_at > since):
+            return
+        for name, machine in self.machines.items():
+            steady = max(machine.fine_since, machine.changed_at) <= since
+            if steady and machine.admission == "open" and self.fits(task, machine):
+                raise Violation("P10", f"{task.id} waits beside {name}, which has room", task.id)
+
+    def _drain(self, e: Entry) -> None:
+        self.drained.setdefault(e["worker"], set()).add(e["policy"])
+
+    def _stop(self, e: Entry) -> None:
+        """Nothing has failed for a long time: what can run has run, and is known to its client."""
+        for task in self.tasks.values():
+            if task.state == "waiting" and any(state not in OVER for state in self.parents(task)):
+                continue  # its parents are judged themselves
+            if task.state not in OVER and (task.state != "queued" or self._possible(task)):
+                raise Violation("P2", f"{task.id} is {task.state} in the end", task.id)
+        for id in self.acknowledged:
+            if self.tasks[id].state in OVER and not self.tasks[id].told:
+                raise Violation("P3", f"nobody was told how {id} ended", id)
+        for booking in self.bookings.values():
+            if self.machines[booking.worker].native:
+                raise Violation("P10", f"{booking.worker} has booked what nobody runs")
+
+    def _possible(self, task: Task) -> bool:
+        """Whether some worker could run it if all were idle."""
+        return any(
+            machine.up and self.fits(task, machine, variant, whole=True)
+            for machine in self.machines.values()
+            for variant in range(len(self.needs(task)[0]))
+        )
+
+
+_ENTRIES: dict[str, Callable[[Checker, Entry], None]] = {
+    "settings": Checker._settings,
+    "submit": Checker._submit, "accepted": Checker._accepted, "refused": Checker._refused,
+    "outcome": Checker._outcome, "cancel": Checker._cancel, "cancelled": Checker._done,
+    "retry": Checker._retry, "retried": Checker._done, "drain": Checker._drain,
+    "asked": lambda self, e: self.bodies.add(e["body"]), "replied": Checker._replied,
+    "alias": Checker._alias, "titanic": Checker._titanic, "closing": Checker._closing,
+    "up": Checker._up, "down": Checker._down, "parted": Checker._parted, "got": Checker._got,
+    "start": Checker._start, "end": Checker._end, "nacked": Checker._let_go,
+    "dropped": Checker._let_go,
+    "commit": Checker._commit, "broker_up": Checker._broker, "broker_down": Checker._broker,
+    "reloaded": Checker._broker, "stalled": Checker._stalled, "full": Checker._stalled,
+    "contact": Checker._contact, "sample": Checker._sample, "stop": Checker._stop,
+    "audit": lambda self, e: setattr(self, "auditing", True),
+}  # fmt: skip
+_FACTS: dict[str, Callable[[Checker, Entry], None]] = {
+    "Accepted": Checker._fact_accepted, "Assigned": Checker._fact_assigned,
+    "Closed": Checker._fact_closed, "Moved": Checker._fact_moved,
+    "Announced": Checker._fact_announced, "Admitted": Checker._fact_admitted,
+    "Aliased": Checker._fact_aliased, "Saved": Checker._fact_saved,
+}  # fmt: skip
