@@ -62,5 +62,6 @@ def pytest_terminal_summary(
         passed = len(terminalreporter.stats.get("passed", []))
         seconds = time.monotonic() - config.stash[STARTED]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(found.page(passed, seconds), encoding="utf-8")
+        scale = LONG if config.getoption("long") else SHORT
+        path.write_text(found.page(passed, seconds, scale), encoding="utf-8")
         terminalreporter.line(f"evidence: wrote {path}")

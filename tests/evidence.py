@@ -29,6 +29,10 @@ class Scale:
 
 SHORT = Scale(kills=20, sim_hours=10)
 LONG = Scale(kills=200, sim_hours=1_000)
+_SCALES = {
+    SHORT: "short figures of `make test` (`make test-long` runs the full ones)",
+    LONG: "full figures of `make test-long`",
+}
 
 
 @dataclass
@@ -46,11 +50,12 @@ class Evidence:
         for what, figures in self.rows:
             yield f"{what}: {_figures(figures)}"
 
-    def page(self, tests: int, seconds: float) -> str:
+    def page(self, tests: int, seconds: float, scale: Scale) -> str:
         """The whole page in Markdown; `tests` of them passed, in so many `seconds`."""
         rows = "\n".join(f"| {what} | {_figures(figures)} |" for what, figures in self.rows)
         return _PAGE.format(
             tests=tests,
+            scale=_SCALES[scale],
             duration=f"{seconds / 60:.0f} minutes",
             day=f"{datetime.now(UTC):%Y-%m-%d}",
             machine=_machine(),
@@ -61,7 +66,7 @@ class Evidence:
 _PAGE = """\
 # Evidence
 
-What `make test-long` measured when it last passed. Written by the suite; do not edit.
+What the suite measured when it last passed, with the {scale}. Written by the suite; do not edit.
 
 {tests} tests passed in {duration} on {day}. {machine}
 
