@@ -160,7 +160,7 @@ def _reasons(search: Search, parts: Sequence[Part]) -> Iterator[str]:
         yield f"{_count(count, 'task')} ahead of it in the queue: {_listed(ids, count)}"
     takers = search.round([part for part in parts if part.action != "ahead"]).before
     if takers and any(part.action == "ahead" for part in parts):
-        yield f"what is let go would go to {_listed(takers)}"
+        yield f"without that, {_listed(takers)} would start first"
     if any(list(search.bounded_wait(variant)) for variant in search.variants):
         yield f"it prefers a GPU, and waits {_span(case.bound - search.now)} more for one"
     for name, kept in search.round(search.forced).reservations.items():
@@ -206,11 +206,11 @@ def _held(search: Search, by: Callable[[Booking], bool]) -> str:
 def _say_free(search: Search, part: Part) -> str:
     cards = part.need == "gpus"
     held = _held(search, lambda b: b.worker.name == part.subject and (not cards or bool(b.gpus)))
-    return f"{part.amount:g} {_UNITS[part.need]} of {part.subject} are let go{held}"
+    return f"{part.subject} lets go of {_amount(part.need, part.amount)}{held}"
 
 
 def _say_add(search: Search, part: Part) -> str:
-    return f"{part.subject} has {part.amount:g} {_UNITS[part.need]} more than its machine has"
+    return f"{part.subject} has {_amount(part.need, part.amount)} more than it has"
 
 
 def _say_resume(search: Search, part: Part) -> str:
@@ -233,7 +233,7 @@ def _say_label(search: Search, part: Part) -> str:
 
 
 def _say_named(search: Search, part: Part) -> str:
-    return f"{part.amount:g} {part.subject} are let go, or there are as many more"
+    return f"{part.amount:g} more of {part.subject} can be had"
 
 
 def _say_finish(search: Search, part: Part) -> str:
@@ -252,18 +252,17 @@ def _say_wait(search: Search, part: Part) -> str:
 
 def _say_add_worker(search: Search, part: Part) -> str:
     need = search.klass.needs[part.variant]
-    asked = [f"{getattr(need, f):g} {_UNITS[f]}" for f in _ASKED if getattr(need, f)]
+    asked = [_amount(field, getattr(need, field)) for field in _UNITS if getattr(need, field, 0)]
     asked += [f"{name}={value}" for name, value in need.labels.items()]
     return f"one more worker serves {part.subject}, with {', '.join(asked) or 'a free slot'}"
 
 
-_ASKED = ("cpus", "memory_gb", "gpus", "gpu_memory_gb")
 _UNITS = {
-    "slots": "slots",
-    "cpus": "cores",
-    "memory_gb": "GiB of memory",
-    "gpus": "GPUs",
-    "gpu_memory_gb": "GiB on each GPU",
+    "slots": ("slot", "slots"),
+    "cpus": ("core", "cores"),
+    "memory_gb": ("GiB of memory",) * 2,
+    "gpus": ("GPU", "GPUs"),
+    "gpu_memory_gb": ("GiB on each GPU",) * 2,
 }
 _WORDS: dict[str, Callable[[Search, Part], str]] = {
     "free": _say_free,
@@ -282,6 +281,10 @@ _WORDS: dict[str, Callable[[Search, Part], str]] = {
 
 def _plain(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:g}"
+
+
+def _amount(need: str, amount: float) -> str:
+    return f"{amount:g} {_UNITS[need][amount != 1]}"
 
 
 def _count(count: int, noun: str) -> str:

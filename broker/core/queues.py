@@ -187,6 +187,7 @@ class Queue:
 
     def remove(self, task: TaskRecord) -> None:
         """Take a task out, wherever it stands in its lane."""
+        self.changed = True  # something may have been kept for it
         lane = task.lane
         assert lane is not None
         task.lane = None

@@ -73,9 +73,12 @@ class Case:
         task = self.task
         found = [task] if task.state is State.RETRYING else []
         left: dict[str, int] = {}
+        known = {parent.id for parent in self.parents}
         for parent in self.parents:
             for child in parent.children or ():
-                if child.state is State.WAITING and child.spec.priority >= task.spec.priority:
+                if child.id in known or child.spec.priority < task.spec.priority:
+                    continue  # it succeeds itself, or comes after the task
+                if child.state is State.WAITING:
                     refs = sum(id == parent.id for id in child.spec.after.values())
                     left[child.id] = left.get(child.id, child.waiting) - refs
                     if not left[child.id]:

@@ -450,3 +450,22 @@ def test_the_last_in_the_queue_keeps_nothing_from_anybody(story: Story) -> None:
     worker.gets(running)
     [wide] = client.submits(spec(needs=needs(cpus=4.0)))
     assert story.task(wide).klass.reserved is None
+
+
+@pytest.mark.parametrize("how", ["cancel", "expire"])
+def test_what_was_kept_for_a_task_that_leaves_the_queue_is_given_at_once(
+    story: Story, how: str
+) -> None:
+    worker = story.worker(cpus=4.0, slots=9)
+    client = story.client()
+    [running] = client.submits(spec(needs=needs(cpus=2.0)))
+    worker.gets(running)
+    limit = 30.0 if how == "expire" else None
+    [wide] = client.submits(spec(needs=needs(cpus=4.0), priority=1, queue_limit=limit))
+    [narrow] = client.submits(spec(needs=needs(cpus=1.0)))
+    worker.hears_nothing()
+    if how == "cancel":
+        client.cancels(wide)
+    else:
+        story.later(31.0)
+    worker.gets(narrow)
