@@ -275,7 +275,7 @@ class Agent:
     def _reconnect(self, deed: events.Reconnect) -> None:
         now = monotonic()
         why, said_at = self._complaint
-        self._link.reconnect(now)
+        self._link.reconnect(now, self._core.lease)
         if deed.why != why or now >= said_at + SAME_EVERY:
             self._complaint = deed.why, now
             log.warning("%s; trying %s", deed.why, self._link.endpoint)

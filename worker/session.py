@@ -70,7 +70,7 @@ class Link:
             (zmq.IMMEDIATE, 1),
             (zmq.LINGER, 0),
             (zmq.RECONNECT_IVL, 200),
-            (zmq.RECONNECT_IVL_MAX, 10_000),
+            (zmq.RECONNECT_IVL_MAX, 2_000),
             (zmq.MAXMSGSIZE, MAX_MESSAGE),
             (zmq.HANDSHAKE_IVL, 10_000),
         ):
@@ -83,12 +83,15 @@ class Link:
         self._opened_at = now
         self.open_at = None
 
-    def reconnect(self, now: float) -> None:
-        """Close the socket; a new one, to the next broker of the list, is due a little later."""
+    def reconnect(self, now: float, lease: float) -> None:
+        """Close the socket; a new one, to the next broker of the list, is due a little later.
+
+        The pause is a small part of the lease, within which the broker must hear from it again.
+        """
         self._failures = 0 if now - self._opened_at > STEADY else self._failures + 1
         self._close()
         self.endpoint = next(self._endpoints)
-        pause = min(MAX_PAUSE, PAUSE * 2.0 ** min(self._failures, 10))
+        pause = min(MAX_PAUSE, lease / 4, PAUSE * 2.0 ** min(self._failures, 10))
         self.open_at = now + pause * (0.5 + 0.5 * self._chance())
 
     def _close(self, linger: float = 0.0) -> None:
