@@ -28,7 +28,19 @@ from tests.support.kinds import environment
 BIN = Path(sys.executable).parent
 PATIENCE = 30.0  # seconds for what takes one on an idle machine
 LOG_TAIL = 6_000  # bytes of each log that a failed test shows
+LEASE = 2.5  # seconds, with short leases
 _MARK = "FLEET_UNDER_TEST"
+
+
+def short_leases(gone: float = 300.0, lease: float = LEASE) -> str:
+    """Settings of a broker that gives its workers a short lease, in seconds."""
+    return f"""\
+broker:
+  heartbeat: 400ms
+  suspect_after: 1200ms
+  unavailable_after: {lease}s
+  gone_after: {gone}s
+"""
 
 
 def free_port() -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
-from tests.chaos.fleet import Fleet, seeded, until
+from tests.chaos.fleet import LEASE, Fleet, seeded, short_leases, until
 from tests.chaos.load import AT_LEAST, LONG, Load, put_to_rest, staffed
 from tests.evidence import Evidence, Scale
 
@@ -92,6 +93,33 @@ def test_a_broker_that_is_restarted_in_order_finds_all_that_runs(
         "restart of the broker under load",
         restarts=len(outages),
         longest_outage_seconds=max(outages),
+        tasks_acknowledged=len(load.acknowledged),
+        starts_repeated=0,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_a_broker_that_stands_still_blames_nobody(
+    fleet: Callable[..., Fleet], evidence: Evidence
+) -> None:
+    """Longer than the leases it gives: neither it nor its workers may take that for silence."""
+    lease = 2 * LEASE
+    here = staffed(fleet(settings=short_leases(lease=lease)))
+    load = Load(here, seeded("freeze_broker"))
+    freezes = 2
+
+    async def chaos() -> None:
+        for _ in range(freezes):
+            await load.enough()
+            here.broker.signal(signal.SIGSTOP)
+            await asyncio.sleep(1.5 * lease)
+            here.broker.signal(signal.SIGCONT)
+
+    asyncio.run(load.run(chaos))
+    put_to_rest(here, load)
+    evidence.record(
+        "SIGSTOP of the broker under load",
+        freezes=freezes,
         tasks_acknowledged=len(load.acknowledged),
         starts_repeated=0,
     )

@@ -25,25 +25,22 @@ from corral.client.handles import Handle
 from corral.errors import NotFound
 from corral.messages import Document, Kind, TaskView, WorkerView
 from corral.tasks import TERMINAL, State
-from tests.chaos.fleet import PATIENCE, Fleet, Marks, Worker, seeded, until
+from tests.chaos.fleet import (
+    LEASE,
+    PATIENCE,
+    Fleet,
+    Marks,
+    Worker,
+    seeded,
+    short_leases,
+    until,
+)
 from tests.chaos.load import Load, put_to_rest, staffed
 from tests.evidence import Evidence, Scale
 
-LEASE = 2.5  # seconds
-SETTINGS = """\
-broker:
-  heartbeat: 400ms
-  suspect_after: 1200ms
-  unavailable_after: {lease}s
-  gone_after: {gone}s
-"""
 CARDS = {"w1": "AB", "w2": "BC", "w3": "CD", "w4": "DA"}
 PATIENT = Retry(lost_limit=1_000, poison_limit=1_000, delay=0.1, max_delay=0.1)
 AT_ONCE = 14  # unfinished tasks
-
-
-def settings(gone: float) -> str:
-    return SETTINGS.format(lease=LEASE, gone=gone)
 
 
 def gpus(cards: Iterable[str]) -> list[str]:
@@ -163,7 +160,7 @@ def clashes(marks: Marks) -> list[str]:
 def test_no_card_is_used_twice_whatever_happens_to_its_workers(
     fleet: Callable[..., Fleet], scale: Scale, evidence: Evidence
 ) -> None:
-    here = fleet(settings=settings(gone=120))
+    here = fleet(settings=short_leases())
     chance = seeded("kill_workers")
     here.start_broker()
     for name, cards in CARDS.items():
@@ -291,7 +288,7 @@ def pair(fleet: Callable[..., Fleet]) -> Iterator[Callable[..., Pair]]:
     with ExitStack() as clients:
 
         def make(gone: float, seconds: float) -> Pair:
-            here = fleet(settings=settings(gone))
+            here = fleet(settings=short_leases(gone))
             here.start_broker()
             client = clients.enter_context(Client(here.endpoint, timeout=PATIENCE))
             return Pair(here, client, seconds)
@@ -359,7 +356,7 @@ def test_a_worker_that_was_only_slow_is_told_to_register_again(
     fleet: Callable[..., Fleet],
 ) -> None:
     """Its connection held all the while, so it has no other way to know that its lease is over."""
-    here = fleet(settings=settings(gone=120))
+    here = fleet(settings=short_leases())
     here.start_broker()
     document = Document(name="slow", incarnation="one", kinds=[Kind("echo")])
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -384,6 +381,40 @@ async def log_of(client: AsyncClient, id: str) -> bytes:
         return b"".join([piece async for piece in client.logs(id)])
     except NotFound:
         return b""
+
+
+# --- all at once ------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_the_whole_fleet_dies_at_once_and_comes_back(
+    fleet: Callable[..., Fleet], evidence: Evidence
+) -> None:
+    """As when the power fails, but for what the disk then does."""
+    here = staffed(fleet())
+    load = Load(here, seeded("all_at_once"))
+    outages = 2
+
+    async def chaos() -> None:
+        for _ in range(outages):
+            await load.enough()
+            await load.heavy()
+            families = [worker.descendants() for worker in here.workers.values()]
+            here.broker.kill()
+            for worker, family in zip(here.workers.values(), families, strict=True):
+                worker.kill()
+                send(family, signal.SIGKILL)
+            for daemon in (*here.workers.values(), here.broker):
+                daemon.start()
+
+    asyncio.run(load.run(chaos))
+    put_to_rest(here, load, once=False)
+    evidence.record(
+        "kill -9 of the whole fleet at once",
+        outages=outages,
+        tasks_acknowledged=len(load.acknowledged),
+        tasks_failed=0,
+    )
 
 
 # --- in order -----------------------------------------------------------------------------
