@@ -220,9 +220,7 @@ class Queries:
     # --- the fleet and the broker -----------------------------------------------------------------
 
     def _workers(self, peer: bytes, call: Workers, now: float) -> Answer:
-        state = self.server.state
-        found = [views.worker_view(state, worker) for worker in state.workers.values()]
-        return WorkersAre(call.request, sorted(found, key=lambda view: view.name))
+        return WorkersAre(call.request, views.worker_views(self.server.state))
 
     def _status(self, peer: bytes, call: Status, now: float) -> Answer:
         server = self.server

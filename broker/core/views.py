@@ -100,21 +100,26 @@ def story(task: TaskRecord) -> list[Step]:
         steps.append(Step(attempt.at, State.RUNNING, "assign", attempt.decision, name, 1))
     for done in task.attempts or ():
         steps.append(Step(done.started, State.RUNNING, "assign", done.decision, done.worker, 1))
-        if task.ended is not None:
-            steps.append(Step(task.ended, task.state, "succeed", done.outcome, done.worker, 1))
+        steps.append(Step(task.since, task.state, "succeed", done.outcome, done.worker, 1))
     return steps
 
 
-def worker_view(state: BrokerState, worker: Worker) -> WorkerView:
-    """One worker."""
-    holders = {
-        booking.number: attempt.task.id
-        for attempt in state.attempts.values()
-        if (booking := attempt.booking).gpus
-    }
-    tasks = [
-        attempt.task.id for attempt in state.attempts.values() if attempt.booking.worker is worker
+def worker_views(state: BrokerState) -> list[WorkerView]:
+    """Every worker in the registry, by name."""
+    tasks: dict[str, list[str]] = {}
+    holders: dict[int, str] = {}
+    for attempt in state.attempts.values():
+        tasks.setdefault(attempt.booking.worker.name, []).append(attempt.task.id)
+        holders[attempt.booking.number] = attempt.task.id
+    return [
+        _worker_view(state, worker, tasks.get(name, []), holders)
+        for name, worker in sorted(state.workers.items())
     ]
+
+
+def _worker_view(
+    state: BrokerState, worker: Worker, tasks: list[str], holders: dict[int, str]
+) -> WorkerView:
     endless = not worker.native
     return WorkerView(
         name=worker.name,
