@@ -33,6 +33,7 @@ from corral.messages import Answer, Assign, Item, Lane, Outcome, Outcomes, Resul
 from corral.wire import Frames
 
 MAX_BYTES = 8 << 20  # of values in one message to a native peer
+MAX_ITEM = 60 << 20  # bytes of one attempt: workers take messages of 64 MiB
 MAX_WAITING = 1000  # messages a slow peer may leave waiting
 log = logging.getLogger("corral.broker")
 
@@ -41,11 +42,16 @@ class Outbox:
     """Gathers what is to be sent, and sends it."""
 
     def __init__(
-        self, socket: zmq.Socket[bytes], store: Store, lost: Callable[[bytes], None]
+        self,
+        socket: zmq.Socket[bytes],
+        store: Store,
+        lost: Callable[[bytes], None],
+        unsendable: Callable[[bytes, int], None],
     ) -> None:
         self.socket = socket
         self.store = store
-        self.lost = lost
+        self.lost = lost  #: told of a peer that cannot be reached
+        self.unsendable = unsendable  #: told of a token whose inputs no message can carry
         self.waiting: dict[bytes, deque[Frames]] = {}
         self._acks: dict[bytes, list[int]] = {}
         self._answers: dict[tuple[bytes, str, bool], list[Answer]] = {}
@@ -117,6 +123,14 @@ class Outbox:
             if task.attempt is None or task.attempt.token != one.token:
                 continue  # cancelled later in the same turn
             item = self._item(task, one.token, state)
+            weight = _weight(item)
+            if weight > MAX_ITEM:
+                self.unsendable(one.token, weight)
+                continue
+            if lanes and size + weight > MAX_BYTES:
+                self.send(peer, wire.extension(Assign(list(lanes.values()))))
+                lanes, size = {}, 0
+            size += weight
             run_limit = task.spec.run_limit
             lane = lanes.get((one.booking, run_limit))
             if lane is None:
@@ -127,12 +141,6 @@ class Outbox:
                     run_limit, [],
                 )  # fmt: skip
             lane.items.append(item)
-            size += memoryview(item.params).nbytes + sum(
-                memoryview(value).nbytes for value in item.parents.values()
-            )
-            if size > MAX_BYTES:
-                self.send(peer, wire.extension(Assign(list(lanes.values()))))
-                lanes, size = {}, 0
         if lanes:
             self.send(peer, wire.extension(Assign(list(lanes.values()))))
 
@@ -211,3 +219,9 @@ class Outbox:
             except zmq.ZMQError:
                 self.lost(peer)
             del self.waiting[peer]
+
+
+def _weight(item: Item) -> int:
+    """Bytes that an attempt brings into a message."""
+    values = sum(memoryview(value).nbytes for value in item.parents.values())
+    return memoryview(item.params).nbytes + values + len(item.checkpoint or b"")

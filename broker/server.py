@@ -21,7 +21,7 @@ from broker.auth import Gate, refusal, require_keys
 from broker.clock import Clock
 from broker.core import admission
 from broker.core.effects import Effect, Persist, ReplyToClient, SendToWorker, Telemetry
-from broker.core.events import Event, Heard, PeerLost, Turn
+from broker.core.events import Event, Heard, PeerLost, Turn, Unsendable
 from broker.core.facts import Fact
 from broker.core.machine import Broker, Collector
 from broker.keeper import Keeper
@@ -87,7 +87,7 @@ class Server:
         self.socket = self._bind(endpoint)
         self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.events: list[Event] = []  #: found while sending, for the next turn
-        self.outbox = Outbox(self.socket, store, self._peer_lost)
+        self.outbox = Outbox(self.socket, store, self._peer_lost, self._unsendable)
         self.watches = Watches(store, self.outbox)
         self.queries = Queries(self)
         self.running = True
@@ -397,6 +397,9 @@ class Server:
         self.watches.drop(peer)
         if self.gate is not None:
             self.gate.forget(peer)
+
+    def _unsendable(self, token: bytes, size: int) -> None:
+        self.events.append(Unsendable(token, size))
 
     def drop(self, peer: bytes) -> None:
         """Have nothing more to do with a peer whose key was revoked."""

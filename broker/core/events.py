@@ -1,4 +1,4 @@
-"""What happens to the machine: three events, each with the time it is handled at.
+"""What happens to the machine: four events, each with the time it is handled at.
 
 Frames are parsed before (`corral.wire`), and large values are on the disk already.
 """
@@ -26,8 +26,15 @@ class PeerLost(Struct, frozen=True, gc=False):
     revoked: bool = False  #: its key gives no access any more: no lease holds
 
 
+class Unsendable(Struct, frozen=True, gc=False):
+    """What an attempt needs, the results of its parents above all, fits into no message."""
+
+    token: bytes
+    size: int  #: bytes
+
+
 class Turn(Struct, frozen=True, gc=False):
     """Everything that had arrived is handled: see to what is due, and place what can be placed."""
 
 
-Event = Heard | PeerLost | Turn
+Event = Heard | PeerLost | Turn | Unsendable

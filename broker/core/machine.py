@@ -33,7 +33,7 @@ from broker.core.effects import (
     SendToWorker,
     Telemetry,
 )
-from broker.core.events import Event, Heard, PeerLost, Turn
+from broker.core.events import Event, Heard, Turn, Unsendable
 from broker.core.facts import Accepted, Admitted, Assigned, Closed, Fact, Moved, Saved
 from broker.core.fleet import Fleet
 from broker.core.placement import Placed, Round
@@ -77,7 +77,9 @@ MAX_WAITERS = 16  # clients that wait for one task
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
 DEFAULT_POLICY = Policy()
 # What would fail again wherever it is tried.
-_IN_VAIN = frozenset({"bad_params", "bad_result", "missing_extra", "result_too_large"})
+_IN_VAIN = frozenset(
+    {"bad_params", "bad_result", "inputs_too_large", "missing_extra", "result_too_large"}
+)
 _NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 
 
@@ -124,11 +126,13 @@ class Broker:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What follows from an event. Never raises for anything a peer did."""
-        if type(event) is Heard:
+        if isinstance(event, Heard):
             self._heard(event, now)
-        elif type(event) is Turn:
+        elif isinstance(event, Turn):
             self._turn(now)
-        elif type(event) is PeerLost:
+        elif isinstance(event, Unsendable):
+            self._unsendable(event, now)
+        else:
             self.fleet.peer_lost(event.peer, now, event.revoked)
         effects, self.effects = self.effects, []
         if self.facts:
@@ -648,6 +652,12 @@ class Broker:
         share = 0.5 + int.from_bytes(jitter, "big") / 131072
         delay = min(policy.max_delay, policy.delay * 2.0 ** min(count, 60)) * share
         return Cause.BACK_OFF, now + delay, memory
+
+    def _unsendable(self, event: Unsendable, now: float) -> None:
+        attempt = self.state.attempts.get(event.token)
+        if attempt is not None and not attempt.revoked:
+            why = f"its params, checkpoint and parents' results are {event.size} bytes together"
+            self.move_failed(attempt, "error", Failure("inputs_too_large", why), now)
 
     def lose(self, attempt: Attempt, now: float, why: str) -> None:
         """A worker that ran this is silent: revoke the token; what it held stays booked."""
