@@ -372,6 +372,7 @@ class Server:
         """What is due beside messages: slow peers, the disk, the fold, logs that did not come."""
         if self.outbox.waiting:
             self.outbox.retry()
+        self.watches.catch_up(self.state, self.keeper.lsn)
         if now >= self._renewed + 1.0:
             self._renewed = now
             self.store.renew()

@@ -59,7 +59,7 @@ class Watches:
             self._snapshot(watcher, state, seq)
         else:
             items = [u for u in missed or () if watcher.wants(u.id)]
-            self._send(watcher, Updates(call.request, items, seq=seq))
+            watcher.behind = not self._send(watcher, Updates(call.request, items, seq=seq))
 
     def _missed(self, since: int, seq: int) -> list[Update] | None:
         """Updates after `since`; None when the journal does not reach back that far."""
@@ -112,13 +112,17 @@ class Watches:
             return
         for watcher in list(self.watchers.values()):
             if watcher.behind:
-                if watcher.peer not in self.outbox.waiting:
-                    watcher.behind = False
-                    self._snapshot(watcher, state, seq)
                 continue
             items = [update for update in updates if watcher.wants(update.id)]
             if items:
                 watcher.behind = not self._send(watcher, Updates(watcher.request, items, seq=seq))
+
+    def catch_up(self, state: BrokerState, seq: int) -> None:
+        """Give a snapshot to every watcher that fell behind and can be reached again."""
+        for watcher in list(self.watchers.values()):
+            if watcher.behind and watcher.peer not in self.outbox.waiting:
+                watcher.behind = False
+                self._snapshot(watcher, state, seq)
 
     def _send(self, watcher: Watcher, answer: Updates) -> bool:
         if watcher.peer in self.outbox.waiting:
