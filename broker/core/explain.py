@@ -242,7 +242,8 @@ def _say_finish(search: Search, part: Part) -> str:
 
 def _say_ahead(search: Search, part: Part) -> str:
     which = f" that {part.subject} could run" if part.subject else ""
-    return f"{_count(round(part.amount), 'task')} ahead of it{which} are gone"
+    are = "is" if part.amount == 1 else "are"
+    return f"{_count(round(part.amount), 'task')} ahead of it{which} {are} gone"
 
 
 def _say_wait(search: Search, part: Part) -> str:

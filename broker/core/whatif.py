@@ -120,11 +120,8 @@ class Case:
         return found
 
     def round(self, parts: Sequence[Part]) -> Outcome:
-        """One round, with these parts of a cure applied."""
-        finished = {part.subject for part in parts if part.action == "finish"}
+        """One round, with these parts of a cure applied; among them all that it waits for."""
         then = self.now + sum(part.amount for part in parts if part.action == "wait")
-        if then < self.due or any(parent.id not in finished for parent in self.parents):
-            return Outcome(False, [], {}, {})
         with World(self, then, parts) as world:
             return world.round()
 
@@ -240,8 +237,10 @@ class World:
     def round(self) -> Outcome:
         """Let the scheduler place what it will, until it has judged the task."""
         trial = Round(self.state, self.then, self._assign)
-        for lane, placed in trial.steps():
-            if self._started or (lane is self.lane and not placed):
+        steps = trial.steps()
+        while not self._started:
+            lane, placed = next(steps)
+            if lane is self.lane and not placed:
                 break
         return Outcome(self._started, self._before, trial.reservations, trial.kept)
 
@@ -362,7 +361,7 @@ class World:
         else:
             booking = worker.bookings[placed.booking.number]
         booking.open += len(placed.tasks)
-        klass.held += len(placed.tasks)
+        klass.held += len(placed.tasks) if booking.number in klass.bookings else 0
         for task in placed.tasks:
             self.state.queue.remove(task)
             self._started = self._started or task.id == self.case.task.id

@@ -379,6 +379,9 @@ class Story:
         self.peers: dict[bytes, Peer] = {}
         self.journal: list[bytes] = []  #: a row for each turn that made facts
         self.telemetry: list[Telemetry] = []
+        self.tables: dict[str, tuple[int, bytes]] = {}  #: task -> (row it is as of, record)
+        self.kept: tuple[int, bytes] = (0, b"")
+        self.trimmed = 0  #: rows that the journal no longer holds
         self._row: list[Fact] = []
         self._together = False
         self.broker = Broker(self.settings, seed, self.epoch, now=self.now)
@@ -498,6 +501,39 @@ class Story:
         """The causes in a task's story."""
         return [step.cause for step in self.task(id).story or ()]
 
+    # --- folding --------------------------------------------------------------------------
+
+    def fold(self, *ids: str) -> None:
+        """Keep records of these tasks as they are after the last row."""
+        lsn = len(self.journal)
+        for id in ids:
+            self.tables[id] = (lsn, encode_record(self.state.record(self.task(id))))
+
+    def fold_rest(self, begun: int | None = None) -> None:
+        """Keep records of all tasks, and what belongs to none; the journal need not hold more.
+
+        Args:
+            begun: the last row when this pass of folding began; later ones stay in the journal.
+        """
+        lsn = len(self.journal)
+        self.fold(*self.state.tasks)
+        self.kept = (lsn, encode_kept(self.state.kept(lsn)))
+        self.trimmed = lsn if begun is None else begun
+
+    def loaded(self) -> BrokerState:
+        """The state that records, and the rows of the journal after them, lead to."""
+        state = BrokerState(self.settings)
+        folded = {"": self.kept[0]}
+        if self.kept[1]:
+            state.restore_kept(decode_kept(self.kept[1]))
+        for id, (lsn, record) in self.tables.items():
+            folded[id] = lsn
+            state.restore(decode_record(record))
+        for lsn, row in enumerate(self.journal[self.trimmed :], self.trimmed + 1):
+            state.replay(lsn, decode_facts(row), folded)
+        state.rejoin()
+        return state
+
     # --- restarting -----------------------------------------------------------------------
 
     def replayed(self) -> BrokerState:
@@ -549,9 +585,9 @@ class Story:
         replayed = self.replayed()
         replayed.check()
         assert snapshot(replayed) == live
-        restored = self.restored()
-        restored.check()
-        assert unordered(snapshot(restored)) == unordered(live)
+        for state in (self.restored(), self.loaded()):
+            state.check()
+            assert unordered(snapshot(state)) == unordered(live)
 
 
 def snapshot(state: BrokerState) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from broker.core.effects import Disconnect
+from broker.core.events import PeerLost
 from corral.messages import CancelAttempts, Document, Ended, LogChunk, Progress, Progressed
 from corral.tasks import Retry, State, force_gpu, needs
 from corral.wire import Beaten, Dialect, Extended, Readied
@@ -190,6 +191,18 @@ def test_the_broker_that_stood_still_judges_nobody(
     story.is_(id, State.RUNNING)
     story.later(4.0)
     assert worker.record.health == "live"
+
+
+def test_a_worker_whose_key_was_revoked_is_lost_at_once(
+    story: Story, worker: Native, client: Client
+) -> None:
+    id = client.submit()
+    worker.gets(id)
+    story.happens(PeerLost(worker.id, revoked=True))
+    worker.connected = False
+    story.is_(id, State.QUEUED)
+    assert worker.record.status == "unavailable"
+    assert "its key was revoked" in story.task(id).story[-1].why
 
 
 def test_who_leaves_in_order_hands_back(story: Story, worker: Native, client: Client) -> None:

@@ -123,6 +123,15 @@ def test_a_cancelled_task_leaves_the_middle_of_its_lane(story: Story) -> None:
     assert one_after_the_other(story, worker, 2) == [first, third]
 
 
+def test_a_task_that_was_taken_out_and_comes_back_stands_in_its_lane_once(story: Story) -> None:
+    first, second, third = queued(story, spec(), spec(), spec())
+    client = story.client()
+    client.cancels(second)
+    client.retries(second)
+    worker = story.worker(slots=1)
+    assert one_after_the_other(story, worker, 3) == [first, third, second]
+
+
 def test_a_lane_whose_head_was_cancelled_goes_on(story: Story) -> None:
     ids = queued(story, spec(), spec(), spec())
     story.client().cancels(*ids[:2])

@@ -122,6 +122,15 @@ def test_best_fit_leaves_large_machines_for_large_tasks(story: Story) -> None:
     large.gets(client.submit(needs=needs(cpus=4.0)))
 
 
+def test_machines_that_have_nothing_but_slots_fit_too(story: Story) -> None:
+    for name in "ab":
+        story.worker(name, cpus=0.0, memory_gb=0.0, slots=2)
+    client = story.client()
+    ids = client.submits(*(spec(needs=(Variant(),)) for _ in range(2)))
+    assert [story.task(id).attempt.booking.worker.name for id in ids] == ["a", "a"]
+    story.peers[b"a#1"].inbox.clear()
+
+
 def test_the_least_loaded_worker_comes_first(story: Story) -> None:
     spread = kind(strategy="least_loaded")
     one = story.worker("one", kinds=[spread], slots=4)
@@ -469,3 +478,19 @@ def test_what_was_kept_for_a_task_that_leaves_the_queue_is_given_at_once(
     else:
         story.later(31.0)
     worker.gets(narrow)
+
+
+def test_a_choice_that_no_longer_helps_is_made_anew(story: Story) -> None:
+    one = story.worker("one", gpus=[gpu("A")], slots=9)
+    two = story.worker("two", gpus=[gpu("A")], slots=9, labels={"zone": "x"})
+    client = story.client()
+    first = client.submit(needs=(Variant(gpus=1),))
+    one.gets(first)
+    waiting = client.submit(needs=(Variant(gpus=1, cpus=1.0),))
+    one.gets(client.submit())  # looked for room: one is kept for who waits
+    assert story.task(waiting).klass.reserved[0] == "one"
+    there = client.submit(needs=(Variant(gpus=1, labels={"zone": "x"}),), priority=1)
+    one.ends(first)
+    two.gets(there)
+    one.gets(client.submit())
+    assert story.task(waiting).klass.reserved[0] == "two"

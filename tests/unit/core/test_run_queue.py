@@ -170,3 +170,13 @@ def test_what_was_handed_out_is_recalled_only_where_it_has_not_begun(
     assert story.task(ids[1]).klass.lanes[0, ""].head().id == ids[1]
     worker.finishes(Ended(worker.token(ids[0]), "ok", 0.005))
     assert worker.record.status == "drained"
+
+
+def test_a_slot_is_filled_past_tasks_that_have_left(story: Story, client: Client) -> None:
+    worker = taught(story, client, 0.005)
+    hold = client.submit(needs=needs(cpus=2.0))
+    worker.gets(hold)
+    ids = client.submits(*(spec() for _ in range(5)))
+    client.cancels(ids[1], ids[2])
+    worker.ends(hold)
+    worker.gets(ids[0], ids[3], ids[4])
