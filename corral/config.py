@@ -73,6 +73,7 @@ _PATHS = {"key", "worker.data"}  #: relative to the file that names them
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
+_ENDPOINT = re.compile(r"ipc://\S+|tcp://(\[[^\s\[\]]+\]|[^\s:\[\]]+):\d{1,5}")
 _SIZE_WHOLE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 
@@ -336,7 +337,7 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
         if not values[key]:
             raise BadConfig(file=origins[key], key=key, why="must be above 0")
     for endpoint in values["endpoints"]:
-        if not re.fullmatch(r"(tcp|ipc)://\S+", endpoint):
+        if not _ENDPOINT.fullmatch(endpoint):
             why = f"{endpoint!r} is no endpoint; write tcp://HOST:PORT"
             raise BadConfig(file=origins["endpoints"], key="endpoints", why=why)
     if not values["endpoints"]:

@@ -11,9 +11,15 @@ scripts. Nothing heavy is imported before a command needs it, so that help is qu
 
 from __future__ import annotations
 
+import io
+import sys
+
 
 def main() -> None:
     """Entry point of `corral`."""
     from corral.cli.root import run
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows `?`
     raise SystemExit(run())
