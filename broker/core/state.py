@@ -227,6 +227,7 @@ class BrokerState:
 
     def _assign(self, fact: Assigned, index: int) -> None:
         task = self.tasks[fact.ids[index]]
+        state = after(task.state, Cause.ASSIGN)
         booking = self._booking(fact)
         token = fact.prefix + (fact.first + index).to_bytes(8, "big")
         task.made += 1
@@ -236,7 +237,7 @@ class BrokerState:
             booking.klass.held += 1
         self.attempts[token] = attempt
         self.queue.remove(task)
-        self._move(task, Cause.ASSIGN, fact.at)
+        self._move(task, state, fact.at)
         task.attempt = attempt
         if task.started is None:
             task.started = fact.at
@@ -278,16 +279,17 @@ class BrokerState:
         return worker
 
     def _closed(self, fact: Closed) -> None:
-        attempt = self.attempts.pop(fact.token)
+        attempt = self.attempts[fact.token]
+        task, cause = attempt.task, fact.cause
+        state = None if cause is None else after(task.state, cause)
+        del self.attempts[fact.token]
         self._free(attempt, fact.at)
-        task = attempt.task
         if task.attempts is None:
             task.attempts = []
         task.attempts.append(_view(attempt, fact.at, fact.outcome))
         if len(task.attempts) > MAX_STORY:
             del task.attempts[MAX_STORY // 2]
-        cause = fact.cause
-        if cause is None:
+        if cause is None or state is None:
             self.dirty.add(task.id)
             return
         task.attempt = None
@@ -300,7 +302,7 @@ class BrokerState:
             if fact.memory_gb is not None:
                 task.memory_gb = fact.memory_gb
         task.retry_at = fact.retry_at
-        self._move(task, cause, fact.at)
+        self._move(task, state, fact.at)
         if cause is not Cause.SUCCEED or task.story is not None:
             why = (
                 fact.outcome if fact.failure is None else f"{fact.outcome}: {fact.failure.message}"
@@ -327,6 +329,7 @@ class BrokerState:
     def _moved(self, fact: Moved) -> None:
         task = self.tasks[fact.id]
         cause = fact.cause
+        state = after(task.state, cause)
         if task.lane is not None:
             self.queue.remove(task)
         task.retry_at = None
@@ -334,7 +337,7 @@ class BrokerState:
         if attempt is not None:
             attempt.revoked = True
             _COUNT.get(fact.outcome, _count_error)(task)
-        self._move(task, cause, fact.at)
+        self._move(task, state, fact.at)
         self._tell(task, cause, fact.at, fact.why)
         if cause in (Cause.REOPEN, Cause.REOPEN_WAITING):
             self._reopen(task)
@@ -363,10 +366,10 @@ class BrokerState:
             task.failure = None
             task.checkpoint = ""
 
-    def _move(self, task: TaskRecord, cause: Cause, at: float) -> None:
+    def _move(self, task: TaskRecord, state: State, at: float) -> None:
         counts = self.counts
         counts[task.state] -= 1
-        task.state = state = after(task.state, cause)
+        task.state = state
         counts[state] += 1
         task.since = at
         self.dirty.add(task.id)
