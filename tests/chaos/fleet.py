@@ -26,7 +26,7 @@ from tests.support import daemon
 from tests.support.kinds import environment
 
 BIN = Path(sys.executable).parent
-PATIENCE = 30.0  # seconds for what takes one on an idle machine
+PATIENCE = 60.0  # seconds for what takes one on an idle machine
 LOG_TAIL = 6_000  # bytes of each log that a failed test shows
 LEASE = 2.5  # seconds, with short leases
 _MARK = "FLEET_UNDER_TEST"
