@@ -32,9 +32,9 @@ BUDGET = {"out_of_memory": "memory_limit", "lost": "lost_limit", "killed": "pois
 NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 NEVER = float("inf")
 SLACK = 6.0  # seconds: beats, a sweep and a write lie between a cause and its row
-SETTLE = 50.0  # seconds within which what no worker holds is no longer said to run
+SETTLE = 30.0  # seconds within which what no worker holds is no longer said to run
 IDLE = 16.0  # seconds that a task may wait beside a worker that has room for it
-JUMP = 45.0  # seconds that the broker's clock may be wrong, twice over
+JUMP = 45.0  # seconds that the broker's clock may be wrong
 
 
 class Checker(Books):
@@ -244,9 +244,9 @@ class Checker(Books):
             attempt = self.attempts[task.token]
             del self.machines[attempt.worker].current[task.token]
             task.token = None
-            since = max(attempt.unheld, self.broker_up)
-            idle = self.quiet_time(since, self.stalls + self.delays)
-            if idle > SETTLE:
+            idle = self.quiet_time(max(attempt.unheld, self.broker_up), self.stalls + self.delays)
+            back = self.contacts.get(attempt.worker, 0.0) > self.broker_up
+            if idle > SETTLE + (0.0 if back else self.settings["adoption_window"]):
                 raise Violation("P10", f"{task.id} ran for {idle:.0f} s on nothing", task.id)
         self.move(task, cause)
 
@@ -384,7 +384,8 @@ class Checker(Books):
             "reopen_waiting": task.may_reopen and not ready,
         }
         if not reasons[cause]:
-            raise Violation("P2", f"{task.id}: {cause} without a reason ({f['why']})", task.id)
+            promise = "P7" if cause == "parents_done" else "P2"
+            raise Violation(promise, f"{task.id}: {cause} without a reason ({f['why']})", task.id)
         if cause in ("reopen", "reopen_waiting"):
             task.faults.clear()
             task.begun, task.memory, task.opened = False, 0.0, self.now
@@ -411,7 +412,9 @@ class Checker(Books):
     # --- the broker's life, and time ------------------------------------------------------
 
     def _broker(self, e: Entry) -> None:
-        if e["what"] != "broker_down":
+        if e["what"] == "broker_down":
+            self.stalls = [(begin, min(end, self.now)) for begin, end in self.stalls[-60:]]
+        else:
             self.broker_up = self.now
         if e["what"] == "broker_up":
             self.delays.append((self.stood_at, self.now))

@@ -156,7 +156,9 @@ class Researcher(Client):
         self.engine.after(self.engine.random.expovariate(1.0 / self.pace), self._act)
         random, mix = self.engine.random, self.mix
         roll = random.random()
-        if roll < 0.5:
+        if roll < 0.005:
+            self.submit(mix.burst())
+        elif roll < 0.5:
             self.submit([mix.one()])
         elif roll < 0.58:
             self.submit([mix.one() for _ in range(random.randrange(2, 8))])
@@ -296,7 +298,7 @@ class Operator(Client):
         self.engine.after(20.0, self._act)
 
     def _act(self) -> None:
-        self.engine.after(self.engine.between(10.0, 40.0), self._act)
+        self.engine.after(self.engine.between(5.0, 25.0), self._act)
         random, world = self.engine.random, self.world
         now = self.engine.now
         for name, until in list(self.drained.items()):

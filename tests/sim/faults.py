@@ -12,7 +12,7 @@ from tests.sim.workers import NativeWorker
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-EVERY = 15.0  # seconds between two faults, on average
+EVERY = 10.0  # seconds between two faults, on average
 
 
 class Faults:
@@ -36,7 +36,7 @@ class Faults:
             (12, self._break_links),
             (5, self._slow_host),
             (5, self._reconnect_worker),
-            (5, self._late_greeting),
+            (8, self._late_greeting),
             (4, self._partition_clients),
             (6, self._forge),
             (4, self._repeat),
@@ -91,6 +91,11 @@ class Faults:
             return None
         seconds = self._length((1.0, 5.0), (8.0, 40.0))
         self.world.process.stall(seconds)
+        if self.engine.chance(0.5):  # nobody sees who dies meanwhile
+            for _ in range(3):
+                self.engine.after(
+                    seconds * self.engine.random.random(), self._do, self._kill_worker
+                )
         return f"{seconds:.1f} s"
 
     def _slow_disk(self) -> str | None:
@@ -146,9 +151,10 @@ class Faults:
 
         What overtakes it is the READY of the next connection, or of the next incarnation.
         """
-        worker = self._worker()
-        if not worker.up or worker.frozen is not None:
+        busy = [one for one in self.world.workers if one.where and one.frozen is None]
+        if not busy:
             return None
+        worker = self.engine.random.choice(busy)
         worker.host.slow = 4.0
         worker.reconnect()
         restart = self.engine.chance(0.5)

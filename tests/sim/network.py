@@ -45,14 +45,15 @@ class Link:
     """One connection. Messages that would arrive after `cut` are lost."""
 
     __slots__ = (
-        "alive", "cut_down", "cut_up", "held_down", "held_up", "id", "last_down", "last_up",
-        "noticed", "socket",
+        "alive", "cut_down", "cut_up", "greeted", "held_down", "held_up", "id", "last_down",
+        "last_up", "noticed", "socket",
     )  # fmt: skip
 
     def __init__(self, id: bytes, socket: Socket) -> None:
         self.id = id
         self.socket = socket
         self.alive = True
+        self.greeted = False  #: the broker has heard a READY on it and not said DISCONNECT since
         self.noticed = _FOREVER  #: when the ROUTER knows that it is broken
         self.cut_up = self.cut_down = _FOREVER
         self.last_up = self.last_down = 0.0
@@ -232,8 +233,7 @@ class Router:
         self.inbox: deque[tuple[Link, Frames]] = deque()
         self.life = 0
         self.ended: dict[int, float] = {}  #: life -> when it was killed
-        #: worker -> connection under which it is registered, last time that it was heard on it
-        self.contacts: dict[str, tuple[Link | None, float]] = {}
+        self.contacts: dict[str, float] = {}  #: worker -> when it was heard, as registered, last
         self.on_gap: Callable[[str, float], None] = lambda name, since: None
         self._frames: list[Frame] = []  #: of a message that is being read, the last first
 
@@ -246,7 +246,6 @@ class Router:
         self.ended[self.life] = self.network.engine.now
         self.links.clear()
         self.inbox.clear()
-        self.contacts = {name: (None, at) for name, (_, at) in self.contacts.items()}
 
     def unsent(self, when: float, life: int) -> bool:
         """Whether the process was dead already when it would have sent this."""
@@ -309,13 +308,13 @@ class Router:
         return self._frames.pop()
 
     def _heard(self, link: Link, command: bytes) -> None:
-        name = link.socket.host.name
-        last, at = self.contacts.get(name, (None, 0.0))
-        now = self.network.engine.now
-        if command == _READY or (last is link and command < b"\x70"):
+        link.greeted |= command == _READY
+        if link.greeted and command < b"\x70":
+            name, now = link.socket.host.name, self.network.engine.now
+            at = self.contacts.get(name, 0.0)
             if now - at > 5.0:
                 self.on_gap(name, at)
-            self.contacts[name] = (link, now)
+            self.contacts[name] = now
 
     def send_multipart(self, frames: Frames, flags: int = 0) -> None:
         """Send to the peer that the first frame names; raises as with ROUTER_MANDATORY."""
@@ -333,9 +332,7 @@ class Router:
             raise zmq.Again
         process.spend(1e-6)
         if frames[1] == b"MDPW02" and frames[2] == _DISCONNECT:
-            name = link.socket.host.name
-            if self.contacts.get(name, (None, 0.0))[0] is link:
-                self.contacts[name] = (None, self.contacts[name][1])
+            link.greeted = False
         if not link.alive:
             return
         arrives = when + network.delay(link.socket.host)

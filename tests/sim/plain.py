@@ -212,7 +212,8 @@ class TitanicClient:
             self.step = "reply"
         elif self.step == "reply" and status != b"300":
             log("titanic", alias=self.alias.decode(), status=status.decode(), value=pack(rest))
-            self.step = "close"
+            if self.engine.chance(0.4):  # else it asks again: a reply is kept until it is closed
+                self.step = "close"
         elif self.step == "close":
             self.step = "over"
             self.engine.after(self.engine.between(1.0, 30.0), self._next)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 BASE = 1_750_000_000.0  # wall-clock seconds at the beginning of the world
+FOLD_ROWS = 20  # in one transaction of a fold, so that much happens between two
 HOPELESS = 200  # exceptions after which it is not started again
 CAREFUL = 1500  # turns between two looks at every invariant
 
@@ -64,7 +65,7 @@ class BrokerProcess:
     def clock(self) -> Iterator[None]:
         """The modules of the broker see this world's time and randomness."""
         random = self.world.engine.random
-        seen = {
+        seen: dict[Any, dict[str, Any]] = {
             time: {
                 "time": lambda: BASE + self.jump + self.program_time(),
                 "monotonic": self.program_time,
@@ -72,7 +73,7 @@ class BrokerProcess:
             os: {"urandom": random.randbytes},
         }
         with ExitStack() as stack:
-            stack.enter_context(mock.patch.object(broker.keeper, "FOLD_ROWS", 120))
+            stack.enter_context(mock.patch.object(broker.keeper, "FOLD_ROWS", FOLD_ROWS))
             for name, module in list(sys.modules.items()):
                 for real, changed in seen.items():
                     word = real.__name__
@@ -125,7 +126,7 @@ class BrokerProcess:
 
     def stall(self, seconds: float) -> None:
         """Stand still, as under SIGSTOP or on a machine that swaps."""
-        self.stalled_until = self.world.engine.now + seconds
+        self.stalled_until = max(self.stalled_until, self.world.engine.now + seconds)
         self.world.history.log("stalled", until=self.stalled_until)
 
     def wrote(self, write: Write) -> None:
@@ -148,7 +149,7 @@ class BrokerProcess:
 
     def committed(self, lsn: int, epoch: int, entry: bytes) -> None:
         """A row of the journal is on stable storage."""
-        contacts = {name: at for name, (_, at) in self.world.network.router.contacts.items()}
+        contacts = dict(self.world.network.router.contacts)
         facts = plain_facts(entry, self.disk.blobs)
         self.world.history.log("commit", lsn=lsn, epoch=epoch, facts=facts, contacts=contacts)
 

@@ -261,9 +261,11 @@ class NativeWorker:
         self.welcomed = True
         adopted = set(message.adopted)
         self._cancel([token for token in self.where if token not in adopted], 0.2)
+        # One in some delivers what nobody wants any more: no harm may come of it.
+        stubborn = self.engine.chance(0.15)
         for seq, items in list(self.unacked.items()):
             kept = [
-                ended if ended.token in adopted else Ended(ended.token, "cancelled")
+                ended if stubborn or ended.token in adopted else Ended(ended.token, "cancelled")
                 for ended in items
             ]
             self.unacked[seq] = kept

@@ -123,6 +123,23 @@ class Mix:
             return (Variant(cpus=3.0, memory_gb=24.0), Variant(cpus=1.0, memory_gb=2.0)), {}
         return (Variant(cpus=64.0),), {}  # no worker has that
 
+    def burst(self) -> list[Spec]:
+        """More than there is room for, of what little there is, and of what needs much at once."""
+        random = self.random
+        kinds, lengths = random.choice(
+            (
+                (("gateway", "force", "pair", "train", "fat", "fat", "rare"), (0.3, 2.0, 4.0)),
+                (("train", "train", "force", "fat"), (4.0, 8.0, 12.0)),
+            )
+        )
+        specs = []
+        for _ in range(random.randrange(20, 60)):
+            kind = random.choice(kinds)
+            uses = {"ib_gateway": 1} if kind == "gateway" else {}
+            params = self.params(random.choice(lengths), uses=uses)
+            specs.append(Spec(kind, params, priority=random.choice(PRIORITIES)))
+        return specs
+
     def tiny(self, count: int) -> list[Spec]:
         """Many short tasks of one class."""
         priority = self.random.choice((0, 0, 5))

@@ -32,7 +32,7 @@ SETTINGS = BrokerSettings(
     prefer_gpu_wait=20.0,
     cancel_grace=5.0,
     plain_run_limit=60.0,
-    plain_queue_limit=400.0,
+    plain_queue_limit=250.0,
     in_memory=300,
     inline_result=200,
     named=NAMED,
@@ -66,7 +66,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.ends = hours * HOUR
-        self.quiet_at = self.ends - min(QUIET, self.ends / 2)
+        self.quiet_at = self.ends - min(QUIET, self.ends / 3)
         self.quiet = self.auditing = False
         self.engine = Engine(seed)
         self.history = History(self.engine, self._seeing(see))
@@ -94,7 +94,8 @@ class World:
         self.operator = Operator(self, "operator")
         for dialect in (1, 2):
             PlainClient(self, f"asker{dialect}", dialect)
-        TitanicClient(self, "titanic")
+        for index in range(3):
+            TitanicClient(self, f"titanic{index}")
         self.faults = Faults(self)
 
     def _describe(self) -> None:
@@ -184,7 +185,6 @@ class World:
 
     def _sample(self) -> None:
         self.engine.after(SAMPLE, self._sample)
-        contacts = self.network.router.contacts
         healthy = [
             worker.name
             for worker in self.workers
@@ -197,7 +197,7 @@ class World:
             and not worker.host.slow
             and worker.socket is not None
             and worker.socket.link is not None
-            and contacts.get(worker.name, (None, 0.0))[0] is worker.socket.link
+            and worker.socket.link.greeted
         ]
         self.history.log("sample", healthy=healthy)
 
