@@ -347,13 +347,14 @@ class Server:
         """
         log.error("%s", error)
         peers = {peer: worker.dialect for peer, worker in self.broker.fleet.peers.items()}
+        before = self.state.tasks
+        self._load()
         waiting = {
             waiter.peer
-            for task in self.state.tasks.values()
-            for waiter in task.collectors or ()
+            for id in self.state.tasks.keys() & before.keys()
+            for waiter in before[id].collectors or ()
             if isinstance(waiter, Collector)
         }
-        self._load()
         for effect in effects:
             if not isinstance(effect, ReplyToClient):
                 continue

@@ -1,0 +1,87 @@
+"""A commit that the disk refuses: nothing of the turn was, and everybody concerned is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+from broker.server import Server
+from broker.store.sqlite import SqliteStore
+from corral import wire
+from corral.errors import StoreFull
+from corral.messages import Accepted, Answer, Call, Document, Kind, Outcomes, Refused, Submit
+from corral.settings import BrokerSettings
+from corral.tasks import Spec, request_id
+
+
+class Peer:
+    """Somebody on a socket, who lets the broker have its turns while it waits."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.socket = server.context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(server.endpoint)
+
+    def calls(self, call: Call) -> None:
+        self.socket.send_multipart(wire.call(call))
+
+    def hears(self) -> list[bytes]:
+        for _ in range(500):
+            self.server.turn(10)
+            if self.socket.poll(10):
+                return self.socket.recv_multipart()
+        raise AssertionError("nothing came")
+
+    def answers(self) -> list[Answer]:
+        return wire.heard_by_client(self.hears())
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    store = SqliteStore(tmp_path / "data")
+    store.lead("test")
+    server = Server(BrokerSettings(), "tcp://127.0.0.1:*", store, tmp_path)
+    yield server
+    server.close()
+    server.context.destroy(0)
+
+
+def echo(request: bytes) -> Submit:
+    return Submit(request, [Spec("echo", msgspec.Raw(b"\x80"))], collect=True)
+
+
+def test_clients_and_workers_are_told_of_a_commit_that_failed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, unlucky, worker = Peer(server), Peer(server), Peer(server)
+    waits.calls(echo(b"one"))
+    [accepted] = waits.answers()
+    assert isinstance(accepted, Accepted)
+    worker.socket.send_multipart(
+        wire.ready("mark", Document(name="w", incarnation="1", kinds=[Kind("mark")]))
+    )
+    worker.hears()
+    with monkeypatch.context() as disk:
+        disk.setattr(server.store, "append", refuse)
+        unlucky.calls(echo(b"two"))
+        [refused] = unlucky.answers()
+    assert refused == Refused(b"two", "store_full", {"why": "no room"})
+    assert server.state.tasks.keys() == {request_id(b"one", 0)}
+    # Who waits must ask again, and who works must say again what it runs.
+    assert waits.answers() == [Outcomes(b"", [], last=True)]
+    heard = wire.heard_by_worker(worker.hears())
+    while isinstance(heard, wire.Beaten):
+        heard = wire.heard_by_worker(worker.hears())
+    assert isinstance(heard, wire.Parted)
+    unlucky.calls(echo(b"two"))
+    [accepted] = unlucky.answers()
+    assert isinstance(accepted, Accepted)
+
+
+def refuse(epoch: int, entry: bytes) -> int:
+    raise StoreFull(why="no room")
