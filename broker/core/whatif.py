@@ -260,12 +260,11 @@ class World:
                 if lane.size:
                     klass.lanes[priority, project] = lane
                     self._draw(lane, _standing(source, finished))
+            klass.size -= sum(task.klass is real for task in gone)
             if klass.size:
                 queue.active[klass.key] = klass
         for task in gone:
             queue.projects[task.spec.project].queued -= 1
-            if (copied := queue.classes.get(task.klass.key)) is not None:
-                copied.size -= 1
 
     def _push(self, task: Standing) -> None:
         self.state.queue.push(task)
