@@ -450,14 +450,15 @@ class Broker:
                     self.stop(attempt, why, self.settings.cancel_grace)
 
     def _resume(self, event: Heard, call: Resume, now: float) -> None:
-        worker = self.state.workers.get(call.worker)
-        if worker is None:
-            raise errors.NotFound(noun="worker", name=call.worker)
-        if worker.admission is not Admission.OPEN:
-            self._fact(Admitted(now, worker.name, Admission.OPEN.value, event.who))
-            if worker.peer is not None and worker.native:
+        name = call.worker
+        worker = self.state.workers.get(name)
+        if name in self.state.admissions:
+            self._fact(Admitted(now, name, Admission.OPEN.value, event.who))
+            if worker is not None and worker.peer is not None and worker.native:
                 self.effects.append(SendToWorker(worker.peer, DrainWorker(False)))
-        self.reply(event.peer, call, Done(call.request, [worker.name]))
+        elif worker is None:
+            raise errors.NotFound(noun="worker", name=name)
+        self.reply(event.peer, call, Done(call.request, [name]))
 
     # --- tasks ----------------------------------------------------------------------------
 

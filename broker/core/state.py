@@ -145,6 +145,7 @@ class BrokerState:
         """Apply the facts of one journal row, leaving out tasks whose records are newer."""
         for fact in facts:
             if isinstance(fact, Assigned):
+                self.booking = max(self.booking, fact.booking)  # its number is not given again
                 keep = [i for i, id in enumerate(fact.ids) if folded.get(id, 0) < lsn]
                 for index in keep:
                     self._assign(fact, index)
@@ -523,6 +524,8 @@ class BrokerState:
                 self._join(task)
         self.queue.put_in_order()
         self.ledger.reindex()
+        # Who holds nothing is nobody until it registers.
+        self.workers = {name: one for name, one in self.workers.items() if one.bookings}
 
     def forget(self, task: TaskRecord) -> None:
         """Let go of an ended task that the store's tables hold."""

@@ -543,6 +543,12 @@ class Story:
             state.replay(lsn, decode_facts(row), {})
         return state
 
+    def reloaded(self) -> BrokerState:
+        """The same, put in order as a broker does that starts."""
+        state = self.replayed()
+        state.rejoin()
+        return state
+
     def restored(self) -> BrokerState:
         """The state that records of everything lead to."""
         state = BrokerState(self.settings)
@@ -558,7 +564,7 @@ class Story:
         """The broker dies and starts again from its journal; every connection is gone."""
         self.nothing_else()
         self.epoch += 1
-        state = state or self.replayed()
+        state = state or self.reloaded()
         before = list(self.peers.values())
         self.peers.clear()
         for peer in before:
@@ -584,7 +590,9 @@ class Story:
         live = snapshot(self.state)
         replayed = self.replayed()
         replayed.check()
-        assert snapshot(replayed) == live
+        if self.epoch == 1:  # a restart puts what is queued in order
+            assert snapshot(replayed) == live
+        assert unordered(snapshot(replayed)) == unordered(live)
         for state in (self.restored(), self.loaded()):
             state.check()
             assert unordered(snapshot(state)) == unordered(live)

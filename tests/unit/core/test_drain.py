@@ -344,3 +344,16 @@ def test_a_stranger_cannot_drain_by_worker_message(story: Story) -> None:
     stranger = Native(story, "x")
     stranger.says(Extended(DrainWorker(True)))
     stranger.takes(Disconnect)
+
+
+def test_a_drained_worker_that_is_away_can_be_resumed(
+    story: Story, worker: Native, client: Client
+) -> None:
+    client.drains("w1")
+    drained(worker)
+    worker.parts()
+    client.resumes("w1")
+    assert story.state.admissions == {}
+    worker.restarts()
+    worker.hears_nothing()
+    worker.gets(client.submit())

@@ -181,7 +181,6 @@ def test_a_task_that_left_memory_comes_back(story: Story, worker: Native, client
     story.state.forget(task)
     assert id not in story.state.tasks
     story.state.restore(record)
-    story.state.rejoin()
     assert story.task(id).value == task.value
 
 
@@ -223,3 +222,22 @@ def test_a_long_story_keeps_its_ends(story: Story, worker: Native, client: Clien
     assert (task.attempts[0].number, task.attempts[-1].number) == (1, 220)
     assert task.story[-1].attempt == 221
     assert len(story.state.attempts_of(task)) == 1
+
+
+def test_workers_that_hold_nothing_are_not_known_after_a_restart(
+    story: Story, worker: Native, client: Client
+) -> None:
+    id = client.submit()
+    worker.gets(id)
+    worker.ends(id)
+    worker.parts()
+    story.restart()
+    assert story.state.workers == {}
+
+
+def test_booking_numbers_are_not_given_again(story: Story, worker: Native, client: Client) -> None:
+    id = client.submit()
+    worker.gets(id)
+    worker.ends(id)
+    story.fold(id)  # the row of its assignment is left out
+    assert story.loaded().booking == 1
