@@ -32,7 +32,7 @@ BUDGET = {"out_of_memory": "memory_limit", "lost": "lost_limit", "killed": "pois
 NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 NEVER = float("inf")
 SLACK = 6.0  # seconds: beats, a sweep and a write lie between a cause and its row
-SETTLE = 30.0  # seconds within which what no worker holds is no longer said to run
+SETTLE = 36.0  # seconds within which what no worker holds is no longer said to run
 IDLE = 16.0  # seconds that a task may wait beside a worker that has room for it
 JUMP = 45.0  # seconds that the broker's clock may be wrong
 
@@ -141,9 +141,6 @@ class Checker(Books):
         right = {"200": task.state == "succeeded", "400": task.state in OVER - {"succeeded"}}
         if not right[e["status"]] or (e["status"] == "200" and e["value"] != task.value):
             raise Violation("P3", f"Titanic says {e['status']}, {task.id} {task.state}", task.id)
-
-    def _closing(self, e: Entry) -> None:
-        self._cancel({"ids": [self.aliases.get(e["alias"], "")]})
 
     # --- what workers do ------------------------------------------------------------------
 
@@ -363,22 +360,21 @@ class Checker(Books):
     def _fact_moved(self, f: Entry) -> None:
         task, cause, lost = self.tasks[f["id"]], f["cause"], f["outcome"] == "lost"
         attempt = self.attempts[task.token] if task.token else None
-        worker = attempt.worker if attempt else ""
         if attempt is not None and lost:
             self._was_silent(attempt, self.settings["unavailable_after"])
             self._fault(task, cause, "lost", None)
-        policies = self.drained.get(worker, set())
-        plain = worker in self.machines and not self.machines[worker].native
+        policies = self.drained.get(attempt.worker, set()) if attempt else set()
+        plain = attempt is not None and not self.machines[attempt.worker].native
         parents = self.parents(task)
         ready = all(state == "succeeded" for state in parents)
-        limit = task.spec["queue_limit"] or NEVER
+        limit = (task.spec["queue_limit"] or NEVER) - JUMP
         reasons = {
             "parents_done": ready,
             "parent_lost": any(state in OVER - {"succeeded"} for state in parents),
             "cancel": task.may_cancel or "kill" in policies,
             "requeue": lost or "requeue" in policies,
             "fail": lost or plain,
-            "expire": not task.begun and self.now - task.opened >= limit - JUMP,
+            "expire": not task.begun and self.now - task.opened >= limit,
             "due": True,
             "reopen": task.may_reopen and ready,
             "reopen_waiting": task.may_reopen and not ready,
@@ -405,9 +401,6 @@ class Checker(Books):
     def _fact_aliased(self, f: Entry) -> None:
         if f["id"]:
             self.aliases[f["alias"]] = f["id"]
-
-    def _fact_saved(self, f: Entry) -> None:
-        self.tasks[f["id"]].saved = f["value"]
 
     # --- the broker's life, and time ------------------------------------------------------
 
@@ -486,7 +479,8 @@ _ENTRIES: dict[str, Callable[[Checker, Entry], None]] = {
     "outcome": Checker._outcome, "cancel": Checker._cancel, "cancelled": Checker._done,
     "retry": Checker._retry, "retried": Checker._done, "drain": Checker._drain,
     "asked": lambda self, e: self.bodies.add(e["body"]), "replied": Checker._replied,
-    "alias": Checker._alias, "titanic": Checker._titanic, "closing": Checker._closing,
+    "alias": Checker._alias, "titanic": Checker._titanic,
+    "closing": lambda self, e: self._cancel({"ids": [self.aliases.get(e["alias"], "")]}),
     "up": Checker._up, "down": Checker._down, "parted": Checker._parted, "got": Checker._got,
     "start": Checker._start, "end": Checker._end, "nacked": Checker._let_go,
     "dropped": Checker._let_go,
@@ -499,5 +493,6 @@ _FACTS: dict[str, Callable[[Checker, Entry], None]] = {
     "Accepted": Checker._fact_accepted, "Assigned": Checker._fact_assigned,
     "Closed": Checker._fact_closed, "Moved": Checker._fact_moved,
     "Announced": Checker._fact_announced, "Admitted": Checker._fact_admitted,
-    "Aliased": Checker._fact_aliased, "Saved": Checker._fact_saved,
+    "Aliased": Checker._fact_aliased,
+    "Saved": lambda self, f: setattr(self.tasks[f["id"]], "saved", f["value"]),
 }  # fmt: skip

@@ -26,7 +26,7 @@ class Faults:
         self._weights: list[int] = []
         for weight, act in (
             (12, self._kill_broker),
-            (3, self._stall_broker),
+            (6, self._stall_broker),
             (3, self._slow_disk),
             (3, self._full_disk),
             (20, self._kill_worker),
@@ -89,10 +89,10 @@ class Faults:
     def _stall_broker(self) -> str | None:
         if self.world.process.server is None:
             return None
-        seconds = self._length((1.0, 5.0), (8.0, 40.0))
+        seconds = self._length((1.0, 5.0), (10.0, 45.0))
         self.world.process.stall(seconds)
-        if self.engine.chance(0.5):  # nobody sees who dies meanwhile
-            for _ in range(3):
+        if self.engine.chance(0.7):  # nobody sees who dies meanwhile
+            for _ in range(4):
                 self.engine.after(
                     seconds * self.engine.random.random(), self._do, self._kill_worker
                 )

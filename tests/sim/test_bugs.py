@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BUGS = sorted((Path(__file__).parent / "bugs").glob("*.patch"))
-SEEDS = 24  # worlds within which each bug must show
+SEEDS = 40  # worlds within which each bug must show
 HOURS = 0.4  # of each world
 SIMULATE = [sys.executable, "-O", "-m", "tests.sim", "--tolerant"]
 

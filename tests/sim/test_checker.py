@@ -1,0 +1,303 @@
+"""The checker itself, on small histories written by hand: one that is right, and what is not.
+
+Each wrong history is the right one with a single thing changed, so that what is found is that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.sim.books import Violation
+from tests.sim.checker import Checker
+
+History = list[dict[str, Any]]
+ONE = {"cpus": 1.0, "memory_gb": 2.0, "gpus": 1, "gpu_memory_gb": 0.0, "named": {}, "labels": {}}
+SETTINGS = {
+    "named": {"gate": 1},
+    "unavailable_after": 10.0,
+    "gone_after": 120.0,
+    "adoption_window": 30.0,
+    "kinds": {"k": [ONE]},
+}
+TOKENS = [bytes(12) + index.to_bytes(8, "big") for index in range(9)]
+
+
+def spec(**fields: Any) -> dict[str, Any]:
+    plain = {"kind": "k", "params": {"n": 1}, "after": {}, "needs": None, "priority": 0}
+    return plain | {"project": "", "retry": None, "queue_limit": None, "caches": []} | fields
+
+
+def up(worker: str, *gpus: str) -> dict[str, Any]:
+    doc = {"slots": 2, "cpus": 2.0, "memory_gb": 8.0, "labels": {}, "kinds": ["k"], "native": True}
+    cards = dict.fromkeys(gpus, 24.0)
+    return {"what": "up", "worker": worker, "incarnation": "1", "gpus": cards, **doc}
+
+
+def submit(*ids: str, **fields: Any) -> History:
+    """What a client asks, what becomes durable, and what it is told."""
+    task = spec(**fields)
+    request = ids[0].encode()
+    told = {"client": "c", "request": request, "ids": list(ids)}
+    waits = {"waiting": bool(task["after"]), "content": False, "queue_limit": None}
+    rows = [{"fact": "Accepted", "id": id, "spec": task, **waits} for id in ids]
+    return [
+        {"what": "submit", "tasks": [task] * len(ids), **told},
+        commit(*rows),
+        {"what": "accepted", "known": [], **told},
+    ]
+
+
+def commit(*facts: dict[str, Any], **contacts: float) -> dict[str, Any]:
+    return {"what": "commit", "facts": list(facts), "contacts": contacts}
+
+
+def assigned(index: int, id: str, worker: str, booking: int, *gpus: str) -> dict[str, Any]:
+    fact = {"fact": "Assigned", "worker": worker, "booking": booking, "variant": 0, "need": ONE}
+    rest = {"gpus": list(gpus), "prefix": bytes(12), "first": index, "ids": [id], "decision": ""}
+    return fact | rest
+
+
+def start(index: int, id: str, worker: str, *gpus: str, **parents: bytes) -> dict[str, Any]:
+    token = {"token": TOKENS[index], "id": id, "worker": worker}
+    uses = {"cpus": 1.0, "memory_gb": 2.0, "gpus": list(gpus), "named": {}}
+    return {"what": "start", **token, **uses, "parents": parents, "checkpoint": None}
+
+
+def end(index: int, id: str, worker: str, value: bytes, outcome: str = "ok") -> dict[str, Any]:
+    token = {"token": TOKENS[index], "id": id, "worker": worker}
+    return {"what": "end", **token, "outcome": outcome, "value": value}
+
+
+def closed(index: int, id: str, value: bytes = b"", **fields: Any) -> dict[str, Any]:
+    fact = {"fact": "Closed", "token": TOKENS[index], "id": id, "cause": "succeed"}
+    rest = {"outcome": "ok", "value": value, "failure": None, "memory_gb": None}
+    return fact | rest | fields
+
+
+def moved(id: str, cause: str, outcome: str = "") -> dict[str, Any]:
+    return {"fact": "Moved", "id": id, "cause": cause, "outcome": outcome, "why": ""}
+
+
+def told(id: str, state: str, value: bytes = b"") -> dict[str, Any]:
+    return {"what": "outcome", "client": "c", "id": id, "state": state, "value": value}
+
+
+def life() -> History:
+    """Two workers that see one card; a task, its child, and one that is cancelled."""
+    return [
+        {"what": "settings", **SETTINGS},
+        {"what": "broker_up"},
+        up("w1", "G"),
+        up("w2", "G"),
+        *submit("a"),
+        *submit("b", after={"parent": "a"}),
+        *submit("c", priority=-1),
+        commit(assigned(0, "a", "w1", 1, "G")),
+        start(0, "a", "w1", "G"),
+        end(0, "a", "w1", b"A"),
+        commit(
+            closed(0, "a", b"A"),
+            moved("b", "parents_done"),
+            assigned(1, "b", "w2", 2, "G"),
+        ),
+        told("a", "succeeded", b"A"),
+        start(1, "b", "w2", "G", parent=b"A"),
+        {"what": "cancel", "ids": ["c"]},
+        commit(moved("c", "cancel")),
+        {"what": "cancelled", "client": "c", "request": b"x", "ids": ["c"]},
+        end(1, "b", "w2", b"B"),
+        commit(closed(1, "b", b"B")),
+        {"what": "audit"},
+        told("a", "succeeded", b"A"),
+        told("b", "succeeded", b"B"),
+        told("c", "cancelled"),
+        {"what": "stop"},
+    ]
+
+
+def judge(history: History) -> None:
+    """Feed a history, an entry a second unless it says when."""
+    checker = Checker()
+    for second, entry in enumerate(history):
+        checker.feed({"at": float(second)} | entry)
+
+
+def find(history: History, what: str, **fields: Any) -> int:
+    """Where the first entry of that kind is."""
+    return next(
+        index
+        for index, entry in enumerate(history)
+        if entry["what"] == what and all(entry.get(name) == fields[name] for name in fields)
+    )
+
+
+def row(history: History, fact: str, id: str) -> dict[str, Any]:
+    """The first fact of that kind about a task."""
+    facts = [f for entry in history for f in entry.get("facts", ())]
+    return next(f for f in facts if f["fact"] == fact and id in (f.get("id"), *f.get("ids", ())))
+
+
+def without_row(history: History, fact: str, id: str) -> None:
+    wrong = row(history, fact, id)
+    for entry in history:
+        if wrong in entry.get("facts", ()):
+            entry["facts"].remove(wrong)
+
+
+def swap(history: History, one: int, other: int) -> None:
+    history[one], history[other] = history[other], history[one]
+
+
+def told_before_durable(history: History) -> None:
+    at = find(history, "accepted")
+    swap(history, at, at - 1)
+
+
+def outcome_before_durable(history: History) -> None:
+    at = find(history, "outcome")
+    swap(history, at, at - 1)
+
+
+def nobody_asked(history: History) -> None:
+    del history[find(history, "submit", request=b"c")]
+    del history[find(history, "accepted", request=b"c")]
+
+
+def never_ends(history: History) -> None:
+    without_row(history, "Moved", "c")
+    del history[find(history, "cancelled")]
+    del history[find(history, "outcome", id="c")]
+
+
+def cancel_lost(history: History) -> None:
+    without_row(history, "Moved", "c")
+
+
+def cancelled_and_run(history: History) -> None:
+    history.insert(find(history, "cancelled"), commit(assigned(2, "c", "w1", 3, "G")))
+
+
+def other_result(history: History) -> None:
+    history[find(history, "outcome", id="b")]["value"] = b"?"
+
+
+def forged(history: History) -> None:
+    row(history, "Closed", "b")["value"] = b"?"
+
+
+def closed_twice(history: History) -> None:
+    history.insert(find(history, "audit"), commit(closed(1, "b", b"B")))
+
+
+def revoked_token_wins(history: History) -> None:
+    at = find(history, "end", id="b")
+    lost = moved("b", "requeue", "lost")
+    history[at:at] = [{"what": "down", "worker": "w2", "spooled": []}, commit(lost)]
+
+
+def token_again(history: History) -> None:
+    row(history, "Assigned", "b")["first"] = 0
+
+
+def starts_twice(history: History) -> None:
+    at = find(history, "start", id="b")
+    history.insert(at, history[at])
+
+
+def child_too_early(history: History) -> None:
+    at = find(history, "start", id="a")
+    history.insert(at, commit(moved("b", "parents_done")))
+
+
+def freed_while_it_runs(history: History) -> None:
+    at = find(history, "end", id="b")
+    history[at:at] = [
+        {"what": "cancel", "ids": ["b"]},
+        commit(moved("b", "cancel"), closed(1, "b", cause=None, outcome="cancelled")),
+    ]
+
+
+def card_twice(history: History) -> None:
+    at = find(history, "end", id="a")
+    history[at:at] = [*submit("d"), commit(assigned(3, "d", "w2", 4, "G"))]
+
+
+def beyond_the_machine(history: History) -> None:
+    history[2]["slots"] = 0
+
+
+def passed_over(history: History) -> None:
+    row(history, "Accepted", "c")["spec"]["priority"] = 5
+    row(history, "Accepted", "c")["spec"]["needs"] = [ONE | {"gpus": 0}]
+
+
+def given_up_too_early(history: History) -> None:
+    at = find(history, "end", id="b")
+    history.insert(at, commit(moved("b", "requeue", "lost"), w2=float(at - 1)))
+
+
+def silent_and_current(history: History) -> None:
+    at = find(history, "end", id="b")
+    history.insert(at, {"what": "contact", "worker": "w2", "since": 40.0, "at": 90.0})
+    for second, entry in enumerate(history[at + 1 :]):
+        entry["at"] = 91.0 + second
+
+
+def equal_content(history: History) -> None:
+    for id in ("a", "c"):
+        row(history, "Accepted", id)["content"] = True
+        history[find(history, "submit", request=id.encode())]["ids"] = [None]
+
+
+def drained_and_given_more(history: History) -> None:
+    fact = {"fact": "Admitted", "worker": "w1", "admission": "drained"}
+    history.insert(find(history, "submit"), commit(fact))
+
+
+def defect(history: History) -> None:
+    said = {"code": "error", "call": "Explain", "why": "boom", "ids": []}
+    history.insert(5, {"what": "refused", "client": "c", **said})
+
+
+WRONG: list[tuple[str, Callable[[History], None]]] = [
+    ("P1", told_before_durable),
+    ("P1", outcome_before_durable),
+    ("P1", nobody_asked),
+    ("P2", never_ends),
+    ("P9", cancel_lost),
+    ("P9", cancelled_and_run),
+    ("P3", other_result),
+    ("P4", forged),
+    ("P4", starts_twice),
+    ("P5", closed_twice),
+    ("P5", revoked_token_wins),
+    ("P5", token_again),
+    ("P6", freed_while_it_runs),
+    ("P6", card_twice),
+    ("P6", beyond_the_machine),
+    ("P7", child_too_early),
+    ("P8", equal_content),
+    ("P10", silent_and_current),
+    ("P11", passed_over),
+    ("P11", drained_and_given_more),
+    ("P12", given_up_too_early),
+    ("P13", defect),
+]
+
+
+def test_a_right_history_is_right() -> None:
+    judge(life())
+
+
+@pytest.mark.parametrize(
+    ("promise", "change"), WRONG, ids=lambda one: getattr(one, "__name__", one)
+)
+def test_a_wrong_history_is_wrong(promise: str, change: Callable[[History], None]) -> None:
+    history = life()
+    change(history)
+    with pytest.raises(Violation) as found:
+        judge(history)
+    assert found.value.promise == promise, found.value
