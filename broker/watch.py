@@ -11,14 +11,22 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from broker.core.effects import Telemetry
-from broker.core.facts import Accepted, Assigned, Closed, Fact, Moved, decode_facts
+from broker.core.facts import (
+    Accepted,
+    Assigned,
+    Closed,
+    Fact,
+    Moved,
+    decode_facts,
+    decode_record,
+)
 from broker.core.state import BrokerState
 from broker.core.views import task_view
 from broker.outbox import Outbox
-from broker.store import Store
+from broker.store import Row, Store
 from corral import wire
 from corral.messages import Update, Updates, Watch
-from corral.tasks import TRANSITIONS, State
+from corral.tasks import TERMINAL, TRANSITIONS, State
 
 MAX_SNAPSHOT = 5000  # tasks in a snapshot: the unfinished, then the newest
 MAX_REPLAY = 10_000  # journal rows read for one that resumes; beyond, it gets a snapshot
@@ -77,10 +85,14 @@ class Watches:
     def _snapshot(self, watcher: Watcher, state: BrokerState, seq: int) -> None:
         if watcher.ids:
             tasks = [state.tasks[id] for id in watcher.ids if id in state.tasks]
+            rows: Iterable[Row] = self.store.find(watcher.ids - state.tasks.keys()).values()
         else:
-            newest = [t for t in reversed(state.tasks.values()) if t.live or t.ended is not None]
-            newest.sort(key=lambda task: not task.live)
+            newest = sorted(state.tasks.values(), key=lambda t: (t.live, t.order), reverse=True)
             tasks = newest[:MAX_SNAPSHOT]
+            rows = self.store.query(states=TERMINAL, limit=MAX_SNAPSHOT - len(tasks))
+        # What has ended may have left memory, and is news for one that was away.
+        away = BrokerState(state.settings)
+        tasks += [away.restore(decode_record(r.record)) for r in rows if r.id not in state.tasks]
         views = [task_view(state, task, full=False) for task in tasks]
         watcher.behind = not self._send(
             watcher, Updates(watcher.request, [], snapshot=views, seq=seq)

@@ -1,0 +1,37 @@
+"""A watch that lost its place: it hears of what ended meanwhile, also when that has left memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import pytest
+
+from corral.messages import Update
+from corral.tasks import State
+from tests.integration.conftest import Fleet
+
+
+def first(updates: Iterator[Update], count: int) -> list[Update]:
+    """So many updates, which must come soon."""
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(lambda: list(islice(updates, count))).result(20.0)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["one task", "every task"])
+def test_what_ended_before_an_orderly_restart_is_told(fleet: Fleet, named: bool) -> None:
+    fleet.start_worker()
+    with_result = fleet.client().submit("echo", i=1)
+    assert with_result.result(20) == {"i": 1}
+    # An orderly end folds the journal away and lets go of what has ended.
+    fleet.broker.stop()
+    fleet.broker.start()
+    client = fleet.client()
+    waiting = client.submit("sleep", seconds=60.0)
+    ids = [with_result.id, waiting.id] if named else []
+    told = {update.id: update for update in first(client.watch(ids, since=1), 2)}
+    assert told[with_result.id].state is State.SUCCEEDED
+    assert told[with_result.id].cause == "snapshot"
+    assert told[waiting.id].state in (State.QUEUED, State.RUNNING)
+    client.cancel([waiting.id])
