@@ -173,7 +173,7 @@ class Doors:
         if state.unfinished >= broker.settings.max_tasks:
             self.broker.refused["busy"] += 1
             return None
-        if entry is None and state.counts[State.QUEUED] >= MAX_STRANGERS:
+        if entry is None and self._strangers() >= MAX_STRANGERS:
             self.broker.refused["unknown service"] += 1
             return None
         if sum(map(len, body)) > MAX_PARAMS:
@@ -194,6 +194,12 @@ class Doors:
         spec = Spec(service, params, queue_limit=broker.settings.plain_queue_limit)
         id = request_id(broker.prefix, self.requests)
         return broker.accept(Planned(id, spec, False, None, False), now)
+
+    def _strangers(self) -> int:
+        """How many tasks wait for services that nobody has announced."""
+        state = self.broker.state
+        active = state.queue.active.values()
+        return sum(klass.size for klass in active if state.catalog.get(klass.kind) is None)
 
     def deliver(self, waiter: PlainWaiter, task: TaskRecord, outcome: Outcome) -> None:
         """Send a plain client its reply; when there is no result, there is none to send."""

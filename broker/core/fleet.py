@@ -237,8 +237,6 @@ class Fleet:
             else:
                 failure = Failure("handed_back", f"{worker.name}: {why}")
                 self.broker.move_failed(attempt, "handed_back", failure, now)
-        if worker.admission is not Admission.OPEN and worker.drained_by == worker.name:
-            self._admit(worker, Admission.OPEN, now)
         self._gone(worker, now)
 
     def _lost(self, worker: Worker, now: float, why: str) -> None:
@@ -251,6 +249,8 @@ class Fleet:
     def _gone(self, worker: Worker, now: float) -> None:
         for attempt in self.broker.attempts_on(worker):
             self._over(attempt.token, attempt.task.id, "gone", now)
+        if worker.drained_by == worker.name:
+            self._admit(worker, Admission.OPEN, now)  # it wanted to leave, and has
         self.drained(worker, now)
         self._detach(worker)
         worker.health = Health.GONE

@@ -73,6 +73,7 @@ from corral.tasks import Cause, Failure, State
 from corral.tasks import Retry as Policy
 from corral.wire import Called, Dialect, Extended
 
+SPARE_TIMERS = 1000  # timers that may be of what is over
 MAX_WAITERS = 16  # clients that wait for one task
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
 DEFAULT_POLICY = Policy()
@@ -115,6 +116,7 @@ class Broker:
         self.effects: list[Effect] = []
         self.timers: list[tuple[float, int, Callable[..., None], Any]] = []
         self._timer = 0
+        self._most_timers = 0  #: so many, and those of what is over are dropped
         self.refused: Counter[str] = Counter()  #: messages that were turned away, by reason
         self._collector: dict[bytes, tuple[Collector]] = {}  #: by peer, shared by its tasks
         self._round_at: float | None = None  #: when placing must be tried again
@@ -162,8 +164,24 @@ class Broker:
 
     def at(self, when: float, action: Callable[..., None], argument: Any) -> None:
         """Call `action(argument, now)` at the first turn after `when`."""
+        if len(self.timers) >= self._most_timers:
+            self._drop_timers()
         self._timer += 1
         heapq.heappush(self.timers, (when, self._timer, action, argument))
+
+    def _drop_timers(self) -> None:
+        """Drop timers of what is over: short tasks with long limits leave many behind."""
+        self.timers = [one for one in self.timers if self._awaited(one[2], one[3])]
+        heapq.heapify(self.timers)
+        self._most_timers = 2 * len(self.timers) + SPARE_TIMERS
+
+    def _awaited(self, action: Callable[..., None], argument: Any) -> bool:
+        if action == self._plain_run_limit:
+            return argument in self.state.attempts
+        if action == self._drain_deadline:
+            return argument in self.state.workers
+        task = self.state.tasks.get(argument)
+        return task is not None and task.live
 
     def _rearm(self, now: float) -> None:
         """Set the timers of a state that was loaded."""

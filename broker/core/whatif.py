@@ -29,7 +29,7 @@ ROOM: dict[str, tuple[str, str, int]] = {
     "cpus": ("cpus", "cpus_used", MILLI),
     "memory_gb": ("memory", "memory_used", MIB),
 }
-NEW_WORKER = "(new)"
+NEW_WORKER = "a new worker"  #: no worker's name has spaces
 
 
 class Outcome(NamedTuple):

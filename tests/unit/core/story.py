@@ -263,6 +263,11 @@ class Native(Peer):
             self.tokens[one.id] = one.token
         return found
 
+    def gets_any(self, assigned: AssignTask) -> None:
+        """This one, wherever it stands in the inbox."""
+        self.inbox.remove(assigned)
+        self.tokens[assigned.id] = assigned.token
+
     def token(self, id: str) -> bytes:
         """The token of the attempt it was given last."""
         return self.tokens[id]
@@ -349,6 +354,10 @@ class Plain(Peer):
         assigned = self.takes(AssignTask)
         assert (assigned.id, assigned.dialect, assigned.native) == (id, self.dialect, False)
         return assigned.token
+
+    def takes_token(self) -> bytes:
+        """Whatever task came; its token."""
+        return self.takes(AssignTask).token
 
     def replies(self, token: bytes, *frames: bytes, final: bool = True, blob: str = "") -> None:
         """Answer a request."""
