@@ -223,7 +223,7 @@ def have_no_room_for_a_store(disk: Path) -> None:
             assert not client.status().store_full
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "story",
     [
@@ -235,7 +235,7 @@ def have_no_room_for_a_store(disk: Path) -> None:
     ids=lambda story: story.__name__,
 )
 def test_the_disk_of_a_broker_may(story: Callable[[Path], None]) -> None:
-    on_small_disk(story, megabytes=256, seconds=150.0)
+    on_small_disk(story, megabytes=256, seconds=150)
 
 
 # --- refusals at the start --------------------------------------------------------------
