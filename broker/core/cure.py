@@ -22,7 +22,8 @@ _PLANS = 3  # workers for which a cure is tried
 _TICK = 0.001  # seconds beyond the moment at which something ends, so that it has ended
 #: what each part asks of people; the plan that asks least is tried first
 _COST = {
-    "wait": 1, "named": 2, "free": 2, "resume": 3, "revive": 4, "label": 6, "install": 8, "add": 10,
+    "wait": 1, "named": 2, "free": 2, "ahead": 2, "resume": 3, "revive": 4, "label": 6,
+    "install": 8, "add": 10,
 }  # fmt: skip
 #: needs that are met or not, and what would meet them
 _SWITCH = {"kind": "install", "health": "revive", "admission": "resume"}
@@ -82,19 +83,21 @@ class Search:
 
     def _plans(self) -> Iterator[list[Part]]:
         """Lists of parts worth trying, those that ask least first."""
-        nearest = self._nearest()
-        for plan in nearest:
-            yield [*self.forced, *plan.parts]
-        for plan in nearest:
-            yield [*self.forced, *plan.parts, self._gone(plan.worker)]
-        everybody = self._gone("")
-        for plan in nearest:
-            yield [*self.forced, *plan.parts, everybody]
+        ways = [
+            (plan.cost + more, plan, gone)
+            for plan in self._nearest()
+            for more, gone in ((0, None), (_COST["ahead"], plan.worker), (2 * _COST["ahead"], ""))
+        ]
+        for _, plan, gone in sorted(ways, key=lambda way: way[0]):
+            yield [*self.forced, *plan.parts, *self._gone(gone)]
         new = Part(action="add_worker", subject=self.klass.kind, amount=1)
-        yield [*self.forced, new, *self._named(0, self.klass.amounts[0].named), everybody]
+        named = self._named(0, self.klass.amounts[0].named)
+        yield [*self.forced, new, *named, *self._gone("")]
 
-    def _gone(self, worker: str) -> Part:
-        return Part(action="ahead", subject=worker, amount=self.ahead(worker).number)
+    def _gone(self, worker: str | None) -> Iterator[Part]:
+        """Those ahead, as far as this worker could run them, must be gone; None: nobody must."""
+        if worker is not None:
+            yield Part(action="ahead", subject=worker, amount=self.ahead(worker).number)
 
     def ahead(self, worker: str = "") -> Ahead:
         """Who comes before the task, of those that this worker could run."""

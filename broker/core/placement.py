@@ -2,12 +2,13 @@
 
 `verdicts` yields what was wanted and what is there. The scheduler asks whether all are met, for
 classes and candidates; `corral task explain` shows them for every worker. Pure functions over the
-state; the order in which tasks are asked about is `place`'s, below.
+state; the order in which tasks are asked about is `Round`'s, below.
 
 The rules of one round:
 - Lanes are asked in the order of priority (strict), share of the project, age.
 - A class that cannot start is blocked for the round. The worker that frees first is reserved for
-  it: what comes later may use that worker only if it ends before, or fits beside it.
+  it: what comes later may use that worker only if it ends before, or fits beside it. What it wants
+  of the named resources is kept for it, too.
 - The GPU variant is taken when a GPU is free; the CPU variant when it would finish earlier, when
   the bounded wait is over, or when no worker has a GPU at all.
 - A slot may hold some work of its class in advance (the run-queue), unless something that was
@@ -321,8 +322,6 @@ class Round:
         pending, self._unreserved = self._unreserved, []
         for klass, task in pending:
             for variant in range(len(klass.needs)):
-                if variant and klass.wants_gpu:
-                    break  # it waits for a GPU: nothing else is kept free for it
                 if self._keep(klass, variant, task):
                     break
         return self._reservations

@@ -277,8 +277,6 @@ class World:
     def keep(self, task: Task, kept: dict[str, Kept], kept_named: dict[str, int]) -> None:
         """What a task that cannot start is kept."""
         for variant, need in enumerate(task.needs):
-            if variant and task.needs[0].gpus:
-                return
             capable = [m for m in self.machines.values() if m.open and self.could(task, need, m)]
             if not capable:
                 continue

@@ -271,6 +271,32 @@ def test_a_named_resource_may_be_kept_for_who_comes_first(stories: Callable[...,
     assert f"2 gate are kept for {much}, which comes first" in told.reasons
 
 
+def test_who_would_take_a_named_resource_elsewhere_must_be_gone_too(
+    stories: Callable[..., Story],
+) -> None:
+    story = stories(named={"gate": 1})
+    client = story.client()
+    one = story.worker("one", labels={"zone": "x"}, slots=9)
+    story.worker("two", labels={"zone": "y"}, slots=9)
+    here = (Variant(named={"gate": 1}, labels={"zone": "x"}),)
+    there = (Variant(named={"gate": 1}, labels={"zone": "y"}),)
+    [holder] = client.submits(spec(needs=here))
+    one.gets(holder)
+    client.submits(spec(needs=there, priority=1), spec(needs=needs(cpus=99.0), priority=1))
+    told = story.explain(client.submit(needs=here))
+    assert parts(told) == [("named", "gate", "named.gate", 1), ("ahead", "", "", 2)]
+    assert texts(told)[1] == "2 tasks ahead of it are gone"
+
+
+def test_who_comes_later_is_not_in_the_way(story: Story, client: Client) -> None:
+    worker = story.worker(slots=1)
+    worker.gets(client.submit())
+    client.submits(*(spec(needs=needs(cpus=2.0), priority=-1) for _ in range(3)))
+    told = story.explain(client.submit())
+    assert parts(told) == [("free", "w1", "slots", 1)]
+    assert told.reasons == []
+
+
 def test_nobody_at_all_is_there(story: Story, client: Client) -> None:
     story.announces(kind(needs=(Variant(),)))
     told = story.explain(client.submit())
@@ -381,6 +407,13 @@ def test_a_parent_in_a_run_queue_frees_nothing_yet(story: Story, client: Client)
     told = story.explain(child)
     assert parts(told)[0] == ("finish", one, "", 0)
     assert ("free", "w1", "slots", 1) in parts(told)
+
+
+def test_a_parent_of_another_kind_frees_what_it_held(story: Story, client: Client) -> None:
+    worker = story.worker(slots=1, kinds=[kind(), kind("other")])
+    parent, child = client.submits(spec("other"), spec(after={"a": "#0"}))
+    worker.gets(parent)
+    assert parts(story.explain(child)) == [("finish", parent, "", 0)]
 
 
 def test_brothers_may_come_first(story: Story, client: Client) -> None:

@@ -162,6 +162,19 @@ def test_who_waits_for_a_gpu_keeps_no_cores_from_others(
     other.gets(client.submit())
 
 
+def test_who_may_do_without_a_gpu_is_not_starved_of_cores(story: Story, client: Client) -> None:
+    worker = story.worker("plain", cpus=4.0, slots=9)
+    [running] = client.submits(spec())
+    worker.gets(running)
+    wide = client.submit(needs=prefer_gpu(cpus=4.0), priority=1)
+    narrow = client.submit()
+    worker.hears_nothing()  # it would keep the wide one waiting for ever
+    worker.ends(running)
+    worker.gets(wide)
+    worker.ends(wide)
+    worker.gets(narrow)
+
+
 def test_cpu_work_does_not_take_the_card_s_machine_while_others_will_do(
     story: Story, fast: Native, plain: Native, client: Client
 ) -> None:
