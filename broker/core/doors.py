@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 FOLD_AGE = 2.0  # seconds: a plain client resends no sooner
 MAX_FOLDING = 100_000  # requests that a resend may fold onto
+SWEEP_EVERY = 3600.0  # seconds between looks for aliases that are too old
 MAX_STRANGERS = 10_000  # tasks of kinds that nobody has announced
 _PACK = msgspec.msgpack.Encoder().encode
 
@@ -54,14 +55,26 @@ class PlainWaiter(NamedTuple):
 class Doors:
     """What plain peers may do, by message."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, now: float) -> None:
         self.broker = broker
+        self.next_sweep = now
         self.requests = 0
         self.folding: dict[bytes, str] = {}  #: digest of service and content -> task in flight
 
     def heard(self, event: Heard, now: float) -> None:
         """Anything that is not a native call or extension."""
         _HANDLERS[type(event.message)](self, event, event.message, now)
+
+    def sweep(self, now: float) -> None:
+        """Let go of aliases that nobody closed, once their results are too old."""
+        if now < self.next_sweep:
+            return
+        self.next_sweep = now + SWEEP_EVERY
+        state, oldest = self.broker.state, now - self.broker.settings.retention
+        for alias, id in list(state.aliases.items()):
+            task = state.tasks.get(id)
+            if task is None or (not task.live and (task.ended or 0.0) < oldest):
+                self.broker._fact(Aliased(alias, ""))
 
     # --- workers --------------------------------------------------------------------------
 

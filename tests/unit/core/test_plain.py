@@ -631,3 +631,22 @@ def test_two_aliases_of_one_task_are_closed_one_by_one(story: Story) -> None:
     story.is_(id, State.QUEUED)
     titanic("close", b"second")
     story.is_(id, State.CANCELLED)
+
+
+def test_an_alias_that_nobody_closes_is_let_go_after_the_retention(
+    stories: Callable[..., Story],
+) -> None:
+    story = stories(retention=86400.0)
+    titanic = Titanic(story)
+    _, done = titanic("request", b"x", b"body")
+    worker = story.plain("worker")
+    worker.serves("x")
+    worker.replies(worker.gets(only_task(story)), b"done")
+    worker.parts()
+    story.later(80000.0)
+    assert titanic("reply", done) == [b"200", b"done"]
+    _, waiting = titanic("request", b"never", b"body")
+    story.later(20000.0)
+    assert titanic("reply", done) == [b"400"]
+    assert titanic("reply", waiting)[0] == b"400"  # it expired, and says so
+    assert list(story.state.aliases) == [waiting.decode()]
