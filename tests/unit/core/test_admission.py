@@ -13,7 +13,8 @@ from broker.core import admission, catalog
 from corral import messages
 from corral.messages import Accepted, Outcomes, Raw
 from corral.tasks import Retry, State, Variant, content_id, needs, request_id
-from tests.unit.core.story import Story, kind, packed, spec
+from tests.unit.core.peers import kind, packed, spec
+from tests.unit.core.story import Story
 
 TRAIN = kind(
     "train",

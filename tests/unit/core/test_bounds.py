@@ -10,7 +10,8 @@ from broker.core import doors, machine
 from corral.messages import Done, DrainWorker
 from corral.tasks import Retry, State, needs
 from corral.wire import Extended
-from tests.unit.core.story import Story, gpu, kind, spec
+from tests.unit.core.peers import gpu, kind, spec
+from tests.unit.core.story import Story
 
 
 def test_timers_of_what_is_over_do_not_pile_up(story: Story) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from corral.messages import CancelAttempts, Done, Ended, ResultAck
 from corral.tasks import Retry, State, force_gpu
-from tests.unit.core.story import Client, Native, Story, gpu, spec
+from tests.unit.core.peers import Client, Native, gpu, spec
+from tests.unit.core.story import Story
 
 
 @pytest.fixture

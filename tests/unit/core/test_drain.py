@@ -8,7 +8,8 @@ from broker.core.effects import Disconnect
 from corral.messages import Drain, DrainWorker, Recall, Refused, Resume
 from corral.tasks import State
 from corral.wire import Dialect, Extended
-from tests.unit.core.story import Client, Native, Story, spec
+from tests.unit.core.peers import Client, Native, spec
+from tests.unit.core.story import Story
 
 
 @pytest.fixture

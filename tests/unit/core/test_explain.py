@@ -14,7 +14,8 @@ from corral.messages import Explanation, Submit
 from corral.tasks import Retry, State, Variant, force_gpu, needs, prefer_gpu
 from corral.wire import Dialect
 from tests.evidence import Evidence
-from tests.unit.core.story import Client, Native, Story, gpu, kind, spec
+from tests.unit.core.peers import Client, Native, gpu, kind, spec
+from tests.unit.core.story import Story
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from corral.messages import Gpu, Part
 from corral.settings import BrokerSettings
 from corral.tasks import Retry, Spec, State, Variant
 from tests.unit.core import oracle
-from tests.unit.core.story import Native, Story, gpu, kind, spec
+from tests.unit.core.peers import Native, gpu, kind, spec
+from tests.unit.core.story import Story
 
 KINDS = {
     "a": kind("a"),

@@ -6,7 +6,8 @@ import pytest
 
 from broker.core.facts import Aliased
 from corral.tasks import Retry, State, force_gpu, needs
-from tests.unit.core.story import Client, Native, Story, gpu, kind, snapshot, spec, unordered
+from tests.unit.core.peers import Client, Native, gpu, kind, spec
+from tests.unit.core.story import Story, snapshot, unordered
 
 
 @pytest.fixture

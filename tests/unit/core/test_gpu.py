@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from corral.tasks import State, Variant, force_gpu, prefer_gpu
-from tests.unit.core.story import Client, Native, Story, gpu, spec
+from tests.unit.core.peers import Client, Native, gpu, spec
+from tests.unit.core.story import Story
 
 BOTH = prefer_gpu(cpus=1.0)
 

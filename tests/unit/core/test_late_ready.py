@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from broker.core.effects import Disconnect
 from corral.tasks import State
-from tests.unit.core.story import Native, Story
+from tests.unit.core.peers import Native
+from tests.unit.core.story import Story
 
 
 def late(story: Story, worker: Native, starts: int, session: int) -> None:

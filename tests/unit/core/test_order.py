@@ -13,7 +13,8 @@ from unittest.mock import patch
 from broker.core.queues import Queue
 from corral import messages
 from corral.tasks import State, Variant, needs
-from tests.unit.core.story import Client, Native, Story, kind, spec
+from tests.unit.core.peers import Client, Native, kind, spec
+from tests.unit.core.story import Story
 
 
 def one_after_the_other(story: Story, worker: Native, count: int) -> list[str]:
@@ -203,7 +204,8 @@ def test_projects_that_are_empty_are_forgotten(story: Story) -> None:
 
 SCENE = """
 from corral.tasks import needs
-from tests.unit.core.story import Story, by_worker, kind, spec
+from tests.unit.core.peers import by_worker, kind, spec
+from tests.unit.core.story import Story
 story = Story()
 story.announces(kind())
 client = story.client()

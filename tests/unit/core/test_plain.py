@@ -15,7 +15,8 @@ from broker.core.facts import Aliased
 from corral.messages import Document
 from corral.tasks import State
 from corral.wire import Dialect, Readied
-from tests.unit.core.story import Client, Plain, Story, kind, packed
+from tests.unit.core.peers import Client, Plain, kind, packed
+from tests.unit.core.story import Story
 
 MDP01, MDP02 = Dialect.MDP01, Dialect.MDP02
 BOTH = pytest.mark.parametrize("dialect", [MDP01, MDP02])

@@ -6,7 +6,8 @@ import pytest
 
 from corral.messages import Cancel, CancelAttempts, Done, Ended, Outcomes
 from corral.tasks import Retry, State, force_gpu, needs
-from tests.unit.core.story import Client, Native, Story, gpu, spec
+from tests.unit.core.peers import Client, Native, gpu, spec
+from tests.unit.core.story import Story
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from broker.core import machine
 from corral.messages import Accepted, Outcomes, Refused, Results, Submit
 from corral.tasks import Retry, State
-from tests.unit.core.story import Client, Native, Story, kind, packed, spec
+from tests.unit.core.peers import Client, Native, kind, packed, spec
+from tests.unit.core.story import Story
 
 
 @pytest.fixture

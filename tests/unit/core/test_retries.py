@@ -6,7 +6,8 @@ import pytest
 
 from corral.messages import NIL, Raw
 from corral.tasks import Failure, Retry, State, Variant, needs
-from tests.unit.core.story import Client, Native, Story, kind, packed, spec
+from tests.unit.core.peers import Client, Native, kind, packed, spec
+from tests.unit.core.story import Story
 
 
 @pytest.fixture

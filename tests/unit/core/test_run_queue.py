@@ -8,7 +8,8 @@ import pytest
 
 from corral.messages import DrainWorker, Ended, Recall
 from corral.tasks import State, Variant, needs
-from tests.unit.core.story import Client, Native, Story, spec
+from tests.unit.core.peers import Client, Native, spec
+from tests.unit.core.story import Story
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ from corral.messages import (
 from corral.settings import BrokerSettings
 from corral.tasks import TERMINAL, Failure, Retry, State, Variant
 from corral.wire import Extended
-from tests.unit.core.story import Client, Native, Story, gpu, kind, packed, spec
+from tests.unit.core.peers import Client, Native, gpu, kind, packed, spec
+from tests.unit.core.story import Story
 
 KINDS = [kind("work"), kind("sum", content=True), kind("turns", strategy="round_robin")]
 MACHINES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,8 @@ import pytest
 from broker.core.facts import Assigned, Closed, Fact, Moved
 from corral.errors import IllegalTransition
 from corral.tasks import TRANSITIONS, Cause, Retry, State, Variant
-from tests.unit.core.story import Story, snapshot, spec
+from tests.unit.core.peers import spec
+from tests.unit.core.story import Story, snapshot
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from corral.messages import DrainWorker
 from corral.settings import BrokerSettings
 from corral.tasks import State, Variant, needs
 from corral.wire import Dialect
-from tests.unit.core.story import Story, gpu, kind, packed, spec
+from tests.unit.core.peers import gpu, kind, packed, spec
+from tests.unit.core.story import Story
 
 
 def test_a_queued_task_is_shown_with_what_it_asks_for(story: Story) -> None:
