@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 
 from tests.sim.run import Broken, simulate
+from tests.sim.world import EVERY
 
 
 def main() -> int:
@@ -20,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of the first hour")
     parser.add_argument("--hours", type=float, default=1.0, help="of virtual time")
+    parser.add_argument("--every", type=float, default=EVERY, help="seconds between two faults")
     parser.add_argument(
         "--tolerant", action="store_true", help="an exception of the broker only kills it"
     )
@@ -30,7 +32,7 @@ def main() -> int:
     left, seed = options.hours, options.seed
     while left > 0:
         try:
-            report = simulate(seed, min(left, 1.0), strict=not options.tolerant)
+            report = simulate(seed, min(left, 1.0), not options.tolerant, options.every)
         except Broken as broken:
             print(broken)
             return 1

@@ -29,6 +29,9 @@ NEXT = {
     **{(state, "reopen_waiting"): "waiting" for state in OVER - {"succeeded"}},
 }
 BROKEN_BY = {"cancelled": "P9", "succeeded": "P3"}  # a transition out of that state
+POLICY = {"limit": 3, "lost_limit": 5, "memory_limit": 2, "poison_limit": 3, "never": ()}
+BUDGET = {"out_of_memory": "memory_limit", "lost": "lost_limit", "killed": "poison_limit"}
+NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 PLAIN = {"native": False, "slots": 1, "cpus": 0, "memory_gb": 0, "gpus": {}, "labels": {}}
 
 
@@ -177,6 +180,22 @@ class Books:
             task.lane = (spec["priority"], *asks, spec["project"])
             task.queued_at = self.now
             self.lanes.setdefault(task.lane, {})[task.id] = task
+
+    def blame(self, task: Task, outcome: str, kind: str | None) -> int:
+        """Count a fault of a run; how many more are allowed, -1 when it must fail.
+
+        Args:
+            kind: the type of the error.
+        """
+        if outcome in NO_FAULT:
+            return 0
+        policy = {**POLICY, **(task.spec["retry"] or {})}
+        budget = BUDGET.get(outcome, "limit")
+        task.faults[budget] += 1
+        if outcome == "time_limit" or kind in policy["never"]:
+            return -1
+        left: int = policy[budget] - (outcome == "killed") - task.faults[budget]
+        return max(left, -1)
 
     # --- what is booked -------------------------------------------------------------------
 

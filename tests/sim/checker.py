@@ -27,9 +27,6 @@ from collections.abc import Callable
 
 from tests.sim.books import OVER, PLAIN, Attempt, Books, Entry, Machine, Task, Violation
 
-POLICY = {"limit": 3, "lost_limit": 5, "memory_limit": 2, "poison_limit": 3, "never": ()}
-BUDGET = {"out_of_memory": "memory_limit", "lost": "lost_limit", "killed": "poison_limit"}
-NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 NEVER = float("inf")
 SLACK = 6.0  # seconds: beats, a sweep and a write lie between a cause and its row
 SETTLE = 36.0  # seconds within which what no worker holds is no longer said to run
@@ -348,12 +345,8 @@ class Checker(Books):
 
     def _fault(self, task: Task, cause: str, outcome: str, kind: str | None) -> None:
         """A task fails when its budget is used up, and not before."""
-        policy = {**POLICY, **(task.spec["retry"] or {})}
-        budget = BUDGET.get(outcome, "limit")
-        task.faults[budget] += outcome not in NO_FAULT
-        left = policy[budget] - (outcome == "killed") - task.faults[budget]
-        final = outcome == "time_limit" or kind in policy["never"] or left < 0
-        if (cause == "fail") != (final and outcome not in NO_FAULT):
+        left = self.blame(task, outcome, kind)
+        if (cause == "fail") != (left < 0):
             why = f"{task.id}: {cause} after {outcome}, {left} more were allowed"
             raise Violation("P2", why, task.id)
 
@@ -428,11 +421,16 @@ class Checker(Books):
                 raise Violation("P10", why, attempt.task.id)
 
     def _sample(self, e: Entry) -> None:
-        """The first of all that wait does not wait beside a worker that has room for it."""
+        """Nothing stays booked that nobody runs, and the first of all does not wait beside room."""
         since = self.now - IDLE
         for name, machine in self.machines.items():
             fine = name in e["healthy"]
             machine.fine_since = min(machine.fine_since, self.now) if fine else NEVER
+            for attempt in machine.open.values():
+                idle = self.now - max(attempt.unheld, machine.fine_since, self.stood_at)
+                if idle > SETTLE:
+                    why = f"{name} holds nothing of {attempt.task.id}, which is still booked"
+                    raise Violation("P10", why, attempt.task.id)
         most = max((lane[0] for lane in self.lanes), default=0)
         first = {lane[1:5]: lane for lane in self.lanes if lane[0] == most}
         if len(first) != 1 or self.stood_at > since:

@@ -268,6 +268,8 @@ class Researcher(Client):
             self.mine += [id for id in dict.fromkeys(ids) if id not in self.world.owned]
             self.world.owned.update(dict.fromkeys(ids))
         elif isinstance(answer, Outcomes):
+            if answer.last and not answer.request:  # the broker has lost track of who waits
+                self.waiting = dict.fromkeys(self.waiting, 0.0)
             for item in answer.items:
                 log(
                     "outcome",

@@ -12,14 +12,13 @@ from tests.sim.workers import NativeWorker
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-EVERY = 10.0  # seconds between two faults, on average
-
 
 class Faults:
     """The adversary."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, every: float) -> None:
         self.world = world
+        self.every = every  #: seconds between two faults, on average
         self.engine = world.engine
         self.done: Counter[str] = Counter()
         self._acts: list[Callable[[], str | None]] = []
@@ -53,7 +52,7 @@ class Faults:
     def _next(self) -> None:
         if self.world.quiet:
             return
-        self.engine.after(self.engine.random.expovariate(1.0 / EVERY), self._next)
+        self.engine.after(self.engine.random.expovariate(1.0 / self.every), self._next)
         [act] = self.engine.random.choices(self._acts, self._weights)
         self._do(act)
 
@@ -155,7 +154,7 @@ class Faults:
         if not busy:
             return None
         worker = self.engine.random.choice(busy)
-        worker.host.slow = 4.0
+        worker.host.slow = 12.0
         worker.reconnect()
         restart = self.engine.chance(0.5)
 

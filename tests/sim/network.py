@@ -209,7 +209,7 @@ class Socket:
             engine = self.network.engine
             link.alive = False
             link.cut_down = engine.now
-            late = 8.0 if self.host.slow or engine.random.random() < 0.1 else 0.004
+            late = 14.0 if self.host.slow or engine.random.random() < 0.1 else 0.004
             link.cut_up = engine.now + late * engine.random.random()
             link.noticed = link.cut_up + engine.random.random()
 

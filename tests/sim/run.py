@@ -10,7 +10,7 @@ from typing import Any
 from tests.sim.books import Violation
 from tests.sim.checker import Checker
 from tests.sim.history import Entry
-from tests.sim.world import Report, World
+from tests.sim.world import EVERY, Report, World
 
 LAST = 30  # entries shown when nothing else is known to be concerned
 MOST = 80  # entries of a story
@@ -19,32 +19,36 @@ MOST = 80  # entries of a story
 class Broken(AssertionError):
     """An hour that went wrong. The text says how to see it again."""
 
-    def __init__(self, seed: int, hours: float, what: str, story: Iterable[Entry]) -> None:
+    def __init__(self, world: World, what: str, story: Iterable[Entry]) -> None:
         lines = [
             what,
-            f"again: python -m tests.sim --seed {seed} --hours {hours:g}",
+            f"again: python -m tests.sim {world.arguments}",
             *(_line(entry) for entry in story),
         ]
         super().__init__("\n".join(lines))
         self.what = what
 
 
-def simulate(seed: int, hours: float = 1.0, strict: bool = True) -> Report:
+def simulate(seed: int, hours: float = 1.0, strict: bool = True, every: float = EVERY) -> Report:
     """Run one world to its end.
+
+    Args:
+        strict: an exception of the broker ends the world; else it only kills the broker.
+        every: seconds between two faults, on average.
 
     Raises:
         Broken: a promise was broken, or, when `strict`, the broker raised.
     """
     checker = Checker()
-    world = World(seed, hours, checker.feed, strict)
+    world = World(seed, hours, checker.feed, strict, every)
     try:
         return world.run()
     except Violation as broken:
-        raise Broken(seed, hours, str(broken), _story(world, broken.about)) from broken
+        raise Broken(world, str(broken), _story(world, broken.about)) from broken
     except Exception as error:
         what = "".join(traceback.format_exception(error)[-6:])
         about = re.findall(r"[0-9a-f]{20}|job-\d+", str(error))
-        raise Broken(seed, hours, what, _story(world, about)) from error
+        raise Broken(world, what, _story(world, about)) from error
 
 
 def _story(world: World, about: list[Any]) -> list[Entry]:

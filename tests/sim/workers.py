@@ -86,8 +86,7 @@ class NativeWorker:
 
     def _begin(self) -> None:
         self.socket: Socket | None = None
-        self.welcomed = False
-        self.leaving = False
+        self.welcomed = self.leaving = self.stubborn = False
         self.lanes: dict[int, Booked] = {}
         self.where: dict[bytes, Booked] = {}
         self.unacked: dict[int, list[Ended]] = {}
@@ -260,9 +259,8 @@ class NativeWorker:
             return
         self.welcomed = True
         adopted = set(message.adopted)
-        self._cancel([token for token in self.where if token not in adopted], 0.2)
-        # One in some delivers what nobody wants any more: no harm may come of it.
-        stubborn = self.engine.chance(0.15)
+        # Some stop nothing, and deliver what nobody wants any more: no harm may come of it.
+        stubborn = self.stubborn = self.engine.chance(0.3)
         for seq, items in list(self.unacked.items()):
             kept = [
                 ended if stubborn or ended.token in adopted else Ended(ended.token, "cancelled")
@@ -271,6 +269,8 @@ class NativeWorker:
             self.unacked[seq] = kept
             if seq in self.spool:
                 self.spool[seq] = kept
+        if not stubborn:
+            self._cancel([token for token in self.where if token not in adopted], 0.2)
         if self.leaving:
             self._send(wire.extension(DrainWorker(True, "SIGTERM")))
         self._resend()
@@ -407,7 +407,8 @@ class NativeWorker:
     # --- work is taken away -------------------------------------------------------------------
 
     def _cancel_attempts(self, message: CancelAttempts) -> None:
-        self._cancel(message.tokens, message.grace)
+        if not (self.stubborn and message.reason == "revoked"):
+            self._cancel(message.tokens, message.grace)
 
     def _cancel(self, tokens: Iterable[bytes], grace: float) -> None:
         ended: list[Ended] = []

@@ -27,6 +27,7 @@ from tests.sim.workload import KINDS, NAMED, WEIGHTS, Mix, drifting, plain_kind
 HOUR = 3600.0
 QUIET = 600.0  # seconds without faults at the end
 SAMPLE = 5.0
+EVERY = 10.0  # seconds between two faults, on average
 SETTINGS = BrokerSettings(
     gone_after=120.0,
     prefer_gpu_wait=20.0,
@@ -62,9 +63,15 @@ class World:
     """Everything there is."""
 
     def __init__(
-        self, seed: int, hours: float, see: Callable[[Entry], None], strict: bool = True
+        self,
+        seed: int,
+        hours: float,
+        see: Callable[[Entry], None],
+        strict: bool = True,
+        every: float = EVERY,
     ) -> None:
         self.seed = seed
+        self.arguments = f"--seed {seed} --hours {hours:g} --every {every:g}"
         self.ends = hours * HOUR
         self.quiet_at = self.ends - min(QUIET, self.ends / 3)
         self.quiet = self.auditing = False
@@ -96,7 +103,7 @@ class World:
             PlainClient(self, f"asker{dialect}", dialect)
         for index in range(3):
             TitanicClient(self, f"titanic{index}")
-        self.faults = Faults(self)
+        self.faults = Faults(self, every)
 
     def _describe(self) -> None:
         settings = SETTINGS
