@@ -26,6 +26,7 @@ COMMANDS = {
     "broker": ("corral.cli.broker:broker", "Start a broker, see how it does, check its store."),
     "keys": ("corral.cli.keys:keys", "Make keys, let them in, take access away."),
     "top": ("corral.cli.top:top", "Watch workers and tasks, live."),
+    "lab": ("corral.cli.lab:lab", "Run a Proxmox-like cluster on this machine."),
     "doctor": ("corral.cli.doctor:doctor", "Check broker, workers and this machine."),
     "config": ("corral.cli.config:config", "Show every setting and where it comes from."),
     "completion": ("corral.cli.completion:completion", "Print the completion script of a shell."),
