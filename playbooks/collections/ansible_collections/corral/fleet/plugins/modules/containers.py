@@ -1,0 +1,318 @@
+"""The module `containers`: the whole fleet, as it is wanted, in one task."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: containers
+short_description: Converge every container of the fleet
+version_added: 1.0.0
+description:
+  - Takes the whole wanted fleet, looks at the cluster, makes a plan and does exactly what the plan
+    says.
+  - A container's identity is its VMID, which is the O(roles[].vmid) of its role plus its ordinal
+    (1, 2, 3 ...). Its tags C(corral), C(role-NAME), C(spec-HASH) and C(tpl-VERSION) say what was
+    last applied, so a fleet that needs nothing costs one call.
+  - A container that an interrupted run left half made is finished. A VMID that belongs to somebody
+    else is an error.
+  - A plan that empties a role, destroys containers without leave, asks for more than the nodes
+    have, or gives an address twice is refused as a whole, before anything is changed.
+options:
+  roles:
+    description: Every role of the fleet. Containers of the fleet whose role is not listed are no
+      longer wanted.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the role; lower-case letters, digits and hyphens.
+        type: str
+        required: true
+      count:
+        description:
+          - How many containers. Those that exist stay; the lowest free ordinals are filled; when
+            there are too many, those in O(remove) go first and then the highest ordinals.
+        type: int
+        required: true
+      vmid:
+        description: Base of the role's VMIDs. The hundreds or thousands above it, up to the next
+          base, are the role's own.
+        type: int
+        required: true
+      hostname:
+        description:
+          - Host name of its containers. C({role}) and C({ordinal}) are replaced.
+          - A role of more than one container needs C({ordinal}).
+        type: str
+        default: "{role}-{ordinal}"
+      template:
+        description: Version of the template that they are cloned from, as module
+          M(corral.fleet.template) made it.
+        type: str
+        required: true
+      address_offset:
+        description: Their addresses are the network address of O(network.subnet) plus this plus
+          the ordinal.
+        type: int
+        required: true
+      cores:
+        description: CPU cores of each.
+        type: int
+        default: 1
+      memory_mib:
+        description: Memory of each, in MiB.
+        type: int
+        default: 512
+      swap_mib:
+        description: Swap of each, in MiB.
+        type: int
+        default: 0
+      storage:
+        description:
+          - Storage for a full clone. Without it clones are linked to their template, which needs
+            ZFS, LVM-thin, RBD or BTRFS; on directories and NFS name a storage here.
+        type: str
+      nodes:
+        description: Nodes that may carry this role. Default is every node that has the template.
+        type: list
+        elements: str
+      tags:
+        description: Further tags.
+        type: list
+        elements: str
+        default: []
+      onboot:
+        description: Whether they start with their node.
+        type: bool
+        default: true
+      startup:
+        description: Order and delays at the start of a node, as Proxmox writes them, such as
+          V(order=2,up=5).
+        type: str
+  network:
+    description: The network of the fleet.
+    type: dict
+    required: true
+    suboptions:
+      bridge:
+        description: Bridge of every container's eth0.
+        type: str
+        required: true
+      subnet:
+        description: The IPv4 network that addresses are taken from, such as V(10.90.0.0/24).
+        type: str
+        required: true
+      gateway:
+        description: The default gateway.
+        type: str
+      vlan:
+        description: VLAN tag.
+        type: int
+      firewall:
+        description: Whether Proxmox's own firewall filters eth0.
+        type: bool
+        default: false
+      nameserver:
+        description: Name servers, separated by spaces. Default is what the node uses.
+        type: str
+      searchdomain:
+        description: Search domain. Default is what the node uses.
+        type: str
+  pool:
+    description: The pool that every container belongs to, and that the token has its rights on.
+    type: str
+    required: true
+  template_shared:
+    description: Whether the templates lie on shared storage, so that any node can take a clone of
+      any of them.
+    type: bool
+    default: false
+  cordoned:
+    description: Nodes that get no new container.
+    type: list
+    elements: str
+    default: []
+  remove:
+    description:
+      - Host names or VMIDs that go first when a role shrinks. Name idle workers here;
+        RV(corral.fleet.drain#module:idle_first) gives them in order.
+    type: list
+    elements: str
+    default: []
+  replace:
+    description:
+      - Host names or VMIDs whose container is destroyed and made anew when its template is not the
+        wanted one. V(all) names all of them. Without it a container of an old template stays, and
+        is reported as stale.
+    type: list
+    elements: str
+    default: []
+  confirm_destroy:
+    description: Leave to destroy containers. Without it a plan that destroys or replaces any is
+      refused.
+    type: bool
+    default: false
+  confirm_empty:
+    description: Roles that may be left without a container. V(all) is leave to empty the whole
+      fleet.
+    type: list
+    elements: str
+    default: []
+  cpu_ratio:
+    description: How many cores may be promised for each core that a node has.
+    type: float
+    default: 4.0
+  memory_ratio:
+    description: How much memory may be promised for each byte that a node has.
+    type: float
+    default: 1.0
+  drift:
+    description:
+      - Compare every container's own configuration with the wanted one, not its tags alone. Finds
+        changes made by hand, for one more call per container.
+    type: bool
+    default: false
+  plan_file:
+    description:
+      - With C(--check), the plan is written there. Without, exactly the plan in it is applied, and
+        refused when the fleet has changed since.
+    type: path
+  lock_timeout:
+    description: Seconds to wait for a locked container or storage before saying who holds it.
+    type: int
+    default: 120
+  task_timeout:
+    description: Seconds that one task of Proxmox may take.
+    type: int
+    default: 600
+extends_documentation_fragment: corral.fleet.api
+attributes:
+  check_mode:
+    description: Returns the plan and does nothing.
+    support: full
+  diff_mode:
+    description: Shows every container before and after.
+    support: full
+author: The Corral authors
+"""
+
+EXAMPLES = r"""
+- name: Have a broker and three workers
+  corral.fleet.containers:
+    host: pve1.example.org
+    token_id: corral@pve!deploy
+    token_secret: "{{ proxmox_token_secret }}"
+    ca_file: /etc/corral/pve-root-ca.pem
+    pool: corral
+    network:
+      bridge: vmbr0
+      subnet: 10.90.0.0/24
+      gateway: 10.90.0.1
+    roles:
+      - name: broker
+        count: 1
+        vmid: 4000
+        hostname: broker
+        template: "7"
+        address_offset: 9
+        cores: 2
+        memory_mib: 2048
+      - name: worker
+        count: 3
+        vmid: 5000
+        template: "7"
+        address_offset: 100
+        cores: 2
+        memory_mib: 4096
+  register: fleet
+
+- name: Shrink to two workers, the idle ones first
+  corral.fleet.containers:
+    pool: corral
+    network: "{{ fleet_network }}"
+    roles: "{{ fleet_roles }}"
+    remove: "{{ workers.idle_first }}"
+    confirm_destroy: true
+"""
+
+RETURN = r"""
+plan:
+  description: What is to be done, in order, or was done.
+  returned: always
+  type: dict
+  contains:
+    id:
+      description: Hash of the steps and of what they were made from.
+      type: str
+    summary:
+      description: Number of steps of each action.
+      type: dict
+      sample: {create: 2, update: 1, start: 0, replace: 0, destroy: 0, none: 7}
+    steps:
+      description: One for each container.
+      type: list
+      elements: dict
+      contains:
+        action:
+          description: One of create, update, start, replace, destroy and none.
+          type: str
+        reason:
+          description: Why.
+          type: str
+        vmid:
+          description: The container.
+          type: int
+        name:
+          description: Its host name.
+          type: str
+        role:
+          description: Its role.
+          type: str
+        node:
+          description: Where it is, or will be.
+          type: str
+        changes:
+          description: Options of its configuration that change, each with its value before and
+            after.
+          type: dict
+capacity:
+  description: For each node, cores and memory in MiB - what may be promised, and what is, before
+    and after.
+  returned: always
+  type: dict
+  sample:
+    pve1:
+      cores: {limit: 32, before: 4, after: 6}
+      memory_mib: {limit: 64000, before: 8192, after: 12288}
+containers:
+  description: The wanted fleet after the plan, by role and ordinal.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - vmid: 5001
+      name: worker-1
+      role: worker
+      ordinal: 1
+      node: pve1
+      address: 10.90.0.101
+      template: "7"
+      stale: false
+refusals:
+  description: Why the plan is not done, each with its cure.
+  returned: when refused
+  type: list
+  elements: str
+calls:
+  description: Calls made to the API.
+  returned: always
+  type: dict
+  contains:
+    total:
+      description: All of them.
+      type: int
+    by_kind:
+      description: Those of each kind.
+      type: dict
+      sample: {"GET /cluster/resources": 1, "POST /nodes/N/lxc/V/clone": 2}
+"""
