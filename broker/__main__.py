@@ -26,6 +26,7 @@ from broker.store.sqlite import SqliteStore
 from corral import config
 from corral.errors import CorralError, Intruder
 from corral.settings import BrokerSettings
+from corral.systemd import Systemd
 
 log = logging.getLogger("corral.broker")
 
@@ -72,9 +73,10 @@ def start(data: Path, bind: str, keys: Path | None, file: Path | None) -> None:
         epoch,
         unfinished,
     )
-    _notify("READY=1")
-    server.run()
-    _notify("STOPPING=1")
+    systemd = Systemd()
+    systemd.tell(READY=1, STATUS=f"serving {server.endpoint}, epoch {epoch}")
+    server.run(systemd.turned)
+    systemd.tell(STOPPING=1)
     server.close()
     if gate is not None:
         gate.stop()
@@ -113,15 +115,6 @@ def _settings(file: Path | None) -> BrokerSettings:
     if file is not None:
         environment["CORRAL_CONFIG"] = str(file)
     return config.load({}, environment, Path.cwd(), Path.home()).settings.broker
-
-
-def _notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing when it did not start this process."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
-            channel.send(state.encode())
 
 
 def check_origin() -> None:

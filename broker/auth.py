@@ -9,7 +9,6 @@ connected, which libzmq cannot end from the broker's side. What the refused hear
 from __future__ import annotations
 
 import ipaddress
-import struct
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import TypeAlias
 import msgspec
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
-from zmq.utils import z85
 
 from corral import keys
 from corral.errors import KeysRequired, NotAllowed, StoreFull, UnknownKey, Usage
@@ -94,7 +92,7 @@ class KeyTable:
             Usage: no public key, no such role, or no fit name.
             StoreFull: the table cannot be written; nothing changed.
         """
-        if not _is_public(public):
+        if not keys.is_public(public):
             raise Usage(what=f"{public[:80]!r} is no public key: 40 characters of Z85")
         if role not in keys.ROLES:
             raise Usage(what=f"{role[:80]!r} is no role: {', '.join(keys.ROLES)}")
@@ -136,13 +134,6 @@ class KeyTable:
         except OSError as error:
             raise StoreFull(why=f"{self._folder}: {error.strerror}") from None
         self._keys = changed  # one assignment: the authenticator's thread reads it
-
-
-def _is_public(text: str) -> bool:
-    try:
-        return len(text) == 40 and len(z85.decode(text.encode("ascii"))) == 32
-    except (KeyError, UnicodeEncodeError, struct.error):  # what z85 says to bad digits
-        return False
 
 
 # --- at the socket ----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -137,10 +138,11 @@ class Server:
 
     # --- the loop ----------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Serve until `stop`."""
+    def run(self, turned: Callable[[float], None]) -> None:
+        """Serve until `stop`; tell `turned` after each turn of the loop, which a watchdog hears."""
         while self.running:
             self.turn(self._timeout())
+            turned(time.monotonic())
 
     def stop(self) -> None:
         """End the loop after the present turn. Safe in a signal handler."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import tempfile
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ from typing import TypeVar
 import msgspec
 import zmq
 from msgspec import Struct
+from zmq.utils import z85
 
 from corral.errors import BadConfig, Usage
 from corral.messages import KeyView
@@ -54,12 +56,22 @@ def new_pair() -> Pair:
     return Pair(public.decode(), secret.decode())
 
 
+def is_public(text: str) -> bool:
+    """Whether it can be the public half of a pair: 40 characters of Z85."""
+    try:
+        return len(text) == 40 and len(z85.decode(text.encode("ascii"))) == 32
+    except (KeyError, UnicodeEncodeError, struct.error):  # what z85 says to bad digits
+        return False
+
+
 def new_key(name: str, role: str, broker: str) -> KeyFile:
     """A new key for the broker whose public key is `broker`.
 
     Raises:
-        Usage: no such role, or a name that cannot name a key.
+        Usage: no such role, or a name that cannot name a key, or no broker has such a key.
     """
+    if not is_public(broker):
+        raise Usage(what=f"{broker[:80]!r} is no public key: 40 characters of Z85")
     if role not in ROLES:
         raise Usage(what=f"{role!r} is no role; the roles are {', '.join(ROLES)}")
     if not is_name(name):

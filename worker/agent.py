@@ -28,13 +28,13 @@ from msgspec import structs
 
 from corral import wire
 from corral.messages import Document, Gpu, Resources
+from corral.systemd import Systemd
 from worker import core, events, hardware, logs
 from worker.children import Child, Home
 from worker.events import Changed, ChildEnded, ChildSaid, Event, MemoryExceeded, StopRequested
 from worker.processes import Census, agent_mark, memory_gb
 from worker.session import Link
 from worker.spool import Spool
-from worker.systemd import Systemd
 
 log = logging.getLogger("corral.worker")
 

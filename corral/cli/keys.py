@@ -46,6 +46,9 @@ def keys() -> None:
 )
 @click.option("--broker", metavar="ENDPOINT[,ENDPOINT]", help="The broker that is to know it.")
 @click.option("--key", metavar="FILE", type=click.Path(), help="Your operator's key.")
+@click.option(
+    "--broker-key", metavar="PUBLIC", help="The broker's public key: make the file, ask nobody."
+)
 def new(
     role: str | None,
     name: str | None,
@@ -53,6 +56,7 @@ def new(
     path: Path | None,
     broker: str | None,
     key: str | None,
+    broker_key: str | None,
 ) -> None:
     """Make a key file for somebody and let it in. Prints the file's path.
 
@@ -60,6 +64,7 @@ def new(
       corral keys new --keys DIR                          the broker's pair, and an operator's key
       corral keys new --keys DIR --role worker --name w1  one more, before the first start
       corral keys new --role client --name ann            on a running broker, by your own key
+      corral keys new --role worker --broker-key PUBLIC   for `corral keys add` to let in
     """
     from corral import keys as files
 
@@ -71,6 +76,12 @@ def new(
     target = path or (folder or Path()) / f"{name}.key"
     if target.exists():
         raise Usage(what=f"{target} exists; keys are never overwritten")
+    if broker_key is not None:
+        made = files.new_key(name, role, broker_key)
+        files.write(target, made)
+        click.echo(target)
+        talk(f"Nobody knows it yet: corral keys add '{made.public}' --role {role} --name {name}")
+        return
     made = _new_here(folder, name, role) if folder else _new_there(name, role, broker, key)
     files.write(target, made)
     click.echo(target)

@@ -64,6 +64,27 @@ def test_keys_before_the_first_start(alone: Cli) -> None:
     assert len(keys.table(alone.folder / "k")) == 2
 
 
+def test_a_key_that_is_made_where_it_is_used(locked: Locked) -> None:
+    broker_key = keys.broker_pair(locked.folder / "keys").public
+    alone = Cli(locked.folder)
+    made = alone("keys", "new", "--role", "viewer", "--name", "far", f"--broker-key={broker_key}")
+    assert (made.status, made.out) == (0, "far.key\n")
+    file = keys.read(locked.folder / "far.key")
+    assert file.secret not in made.err
+    assert f"corral keys add '{file.public}'" in made.err
+    far = Cli(
+        locked.folder, CORRAL_BROKER=locked.cli.variables["CORRAL_BROKER"], CORRAL_KEY="far.key"
+    )
+    assert far("task", "list").status == 4  # nobody knows it yet
+    added = locked.cli("keys", "add", "--role", "viewer", "--name", "far", "--", file.public)
+    assert added.status == 0, added
+    assert far("task", "list").status == 0
+    wrong = alone("keys", "new", "--role", "viewer", "--name", "no", "--broker-key=short")
+    assert wrong.status == 2
+    assert "40 characters" in wrong.err
+    assert not (locked.folder / "no.key").exists()
+
+
 def test_new_list_and_revoke_on_a_running_broker(locked: Locked) -> None:
     cli = locked.cli
     made = cli("keys", "new", "--role", "viewer", "--name", "ann", "--out", "ann.key")

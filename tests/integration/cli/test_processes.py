@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,15 @@ def endpoint_of(up: Started) -> str:
     found = re.search(r"a broker at (\S+),", up.err)
     assert found is not None
     return found[1]
+
+
+def heard(systemd: socket.socket) -> list[bytes]:
+    """What has been told to systemd and not been read."""
+    words = []
+    with suppress(BlockingIOError):
+        while True:
+            words.append(systemd.recv(1024, socket.MSG_DONTWAIT))
+    return words
 
 
 # --- up ---------------------------------------------------------------------------------
@@ -145,6 +155,26 @@ def test_broker_start_fsck_and_backup(alone: Cli, started: Keep) -> None:
     saved = alone("broker", "backup", "--data", "store", "saved")
     assert (saved.status, saved.out.strip()) == (0, "saved")
     assert alone("broker", "fsck", "--data", "saved").status == 0
+
+
+def test_systemd_hears_of_the_broker(alone: Cli, started: Keep) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(alone.folder / "notify"))
+        systemd.settimeout(20)
+        notify = {"NOTIFY_SOCKET": str(alone.folder / "notify"), "WATCHDOG_USEC": "200000"}
+        bind = ("--bind", "tcp://127.0.0.1:*")
+        broker = started(alone.start("broker", "start", "--data", "store", *bind, **notify))
+        ready = systemd.recv(1024)
+        assert ready.startswith(b"READY=1\nSTATUS=serving tcp://127.0.0.1:")
+        assert [systemd.recv(1024) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        broker.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        heard(systemd)
+        time.sleep(1.5)
+        assert heard(systemd) == []  # a loop that stands still feeds no watchdog
+        broker.process.send_signal(signal.SIGCONT)
+        assert broker.end(signal.SIGTERM).status == 0
+        assert heard(systemd)[-1] == b"STOPPING=1"
 
 
 def test_the_daemons_options_are_told_by_help(alone: Cli) -> None:

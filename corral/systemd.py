@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 class Systemd:
-    """Readiness, status, and the watchdog that the agent's own loop feeds."""
+    """Readiness, status, and the watchdog that a daemon's own loop feeds."""
 
     def __init__(self) -> None:
         self._address = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
