@@ -53,9 +53,10 @@ def endpoint_of(up: Started) -> str:
 def heard(systemd: socket.socket) -> list[bytes]:
     """What has been told to systemd and not been read."""
     words = []
+    systemd.setblocking(False)
     with suppress(BlockingIOError):
         while True:
-            words.append(systemd.recv(1024, socket.MSG_DONTWAIT))
+            words.append(systemd.recv(1024))
     return words
 
 
