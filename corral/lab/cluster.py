@@ -115,6 +115,7 @@ class Cluster:
         self.fingerprint = ""  # of the certificate
         self.seen: dict[int, Seen] = {}
         self._config_locks: dict[int, threading.RLock] = {}
+        self._backup_locks: dict[str, threading.Lock] = {}
         self._file = folder / "cluster.json"
         self.kept = store.load(self._file, Kept) or Kept(storages=_storages())
         loaded = (store.load(path, Container) for path in (folder / "guests").glob("*.json"))
@@ -218,6 +219,11 @@ class Cluster:
         with self.config_lock(guest.vmid):
             if guest.config.pop("lock", None) is not None:
                 self.save_container(guest)
+
+    def backup_lock(self, node: str) -> threading.Lock:
+        """Held by the one backup job of a node."""
+        with self.lock:
+            return self._backup_locks.setdefault(node, threading.Lock())
 
     def usage(self) -> Mapping[int, Usage]:
         """What runs, by number."""

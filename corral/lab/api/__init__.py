@@ -7,6 +7,7 @@ else it must check is written beside it. It returns what stands under `data`.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +19,6 @@ from corral.lab.cluster import Cluster, Container
 Handler = Callable[["Call"], Any]
 
 CALLS: dict[tuple[str, str], Handler] = {}
-
-NOUNS = (
-    "access",
-    "backup",
-    "clones",
-    "cluster",
-    "config",
-    "containers",
-    "nodes",
-    "power",
-    "storages",
-    "tasks",
-)
 
 
 @dataclass(frozen=True)
@@ -91,6 +79,6 @@ def index(template: str, *names: str, key: str = "name") -> None:
 
 def load() -> dict[tuple[str, str], Handler]:
     """All calls."""
-    for noun in NOUNS:
-        importlib.import_module(f"corral.lab.api.{noun}")
+    for noun in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"corral.lab.api.{noun.name}")
     return CALLS
