@@ -55,3 +55,123 @@ cache_timeout: 60
 # Every host has: ansible_host, fleet_vmid, fleet_role, fleet_ordinal, fleet_node, fleet_status,
 # fleet_template, fleet_spec, fleet_lock.
 """
+
+import os
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleParserError
+from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible_collections.corral.fleet.plugins.module_utils import connection, rights, seen
+from ansible_collections.corral.fleet.plugins.module_utils.arguments import API
+from ansible_collections.corral.fleet.plugins.module_utils.problems import BadWish, Problem
+from ansible_collections.corral.fleet.plugins.module_utils.wanted import Wanted, wanted
+
+READ = ("name", "vmid", "hostname", "address_offset", "template")
+
+
+class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]
+    """Ansible ships no types."""
+
+    NAME = "corral.fleet.proxmox"
+
+    def verify_file(self, path: str) -> bool:
+        """Whether a file is one of this plugin's."""
+        return super().verify_file(path) and path.endswith(("proxmox.yml", "proxmox.yaml"))
+
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
+        """Fill the inventory."""
+        super().parse(inventory, loader, path, cache)
+        self._read_config_data(path)
+        try:
+            fleet = self._fleet(path)
+            found = self._seen(path, cache)
+            for _, guest in sorted(found.guests.items()):
+                if guest.kind == "lxc" and guest.ours and guest.role and not guest.is_template:
+                    self._add(fleet, found, guest)
+        except Problem as problem:
+            raise AnsibleParserError(str(problem)) from None
+
+    def _fleet(self, path: str) -> Wanted:
+        """The address plan."""
+        file = os.path.join(os.path.dirname(path), self.get_option("fleet_file"))
+        if not self.loader.path_exists(file):
+            raise BadWish(
+                f"fleet_file {file} is not there: it holds fleet_network and fleet_roles."
+            )
+        variables = self.loader.load_from_file(file)
+        try:
+            roles = [
+                {key: role[key] for key in READ if key in role} for role in variables["fleet_roles"]
+            ]
+            return wanted({"subnet": variables["fleet_network"]["subnet"]}, roles)
+        except (KeyError, TypeError) as error:
+            raise BadWish(
+                f"fleet_file {file} needs fleet_network with a subnet, and fleet_roles as a list of"
+                f" roles: {error!r} is wrong."
+            ) from None
+
+    def _seen(self, path: str, cache: bool) -> seen.Cluster:
+        """The cluster, from the cache or by one call."""
+        key = self.get_cache_key(path)
+        use = cache and self.get_option("cache")
+        if use and key in self._cache:
+            return seen.cluster(self._cache[key])
+        api = connection.Api(connection.Door.of(self._door()))
+        resources = api.get("/cluster/resources")
+        found = seen.cluster(resources)
+        if not any(guest.ours for guest in found.guests.values()):
+            rights.require_sight(api)
+        if self.get_option("cache"):
+            self._cache[key] = resources
+        return found
+
+    def _door(self) -> dict[str, Any]:
+        return {name: self.get_option(name) for name in yaml.safe_load(API)["options"]}
+
+    def _add(self, fleet: Wanted, found: seen.Cluster, guest: seen.Guest) -> None:
+        """One host, its variables and its groups."""
+        role = fleet.role_of(guest.vmid)
+        if role is None or role.name != guest.role:
+            role = None  # no longer wanted: it has no address in the plan
+        ordinal = guest.vmid - role.vmid if role else 0
+        name = role.host(ordinal) if role else guest.name or f"vmid-{guest.vmid}"
+        variables = {
+            "ansible_host": str(fleet.address(role, ordinal)) if role else None,
+            "fleet_vmid": guest.vmid,
+            "fleet_role": guest.role,
+            "fleet_ordinal": ordinal,
+            "fleet_node": guest.node,
+            "fleet_status": guest.status,
+            "fleet_template": guest.version,
+            "fleet_spec": guest.spec,
+            "fleet_lock": guest.lock,
+        }
+        up = found.online(guest.node)
+        groups = {
+            f"role_{guest.role}": True,
+            f"node_{guest.node}": True,
+            f"template_{guest.version}": bool(guest.version),
+            "fleet_running": guest.status == "running",
+            "fleet_stopped": up and guest.status != "running",
+            "fleet_stale": role is not None and guest.version != role.template,
+            "fleet_node_down": not up,
+        }
+        self.inventory.add_host(name)
+        for key, value in variables.items():
+            if value is not None:
+                self.inventory.set_variable(name, key, value)
+        for group, is_in in groups.items():
+            if is_in:
+                made = self.inventory.add_group(self._sanitize_group_name(group))
+                self.inventory.add_host(name, group=made)
+        self._construct(name, variables)
+
+    def _construct(self, name: str, variables: dict[str, Any]) -> None:
+        """What the options of every constructed inventory add."""
+        strict = self.get_option("strict")
+        self._set_composite_vars(self.get_option("compose"), variables, name, strict=strict)
+        self._add_host_to_composed_groups(self.get_option("groups"), variables, name, strict=strict)
+        self._add_host_to_keyed_groups(
+            self.get_option("keyed_groups"), variables, name, strict=strict
+        )

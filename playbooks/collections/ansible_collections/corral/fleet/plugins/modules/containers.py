@@ -316,3 +316,184 @@ calls:
       type: dict
       sample: {"GET /cluster/resources": 1, "POST /nodes/N/lxc/V/clone": 2}
 """
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible_collections.corral.fleet.plugins.module_utils import connection, drift, rights
+from ansible_collections.corral.fleet.plugins.module_utils.connection import AT_ONCE, Api
+from ansible_collections.corral.fleet.plugins.module_utils.executor import Executor
+from ansible_collections.corral.fleet.plugins.module_utils.module import Result, run
+from ansible_collections.corral.fleet.plugins.module_utils.planner import (
+    Plan,
+    Rules,
+    half_made,
+    plan,
+)
+from ansible_collections.corral.fleet.plugins.module_utils.problems import (
+    ApiError,
+    BadWish,
+    Refused,
+)
+from ansible_collections.corral.fleet.plugins.module_utils.seen import Cluster, Guest
+from ansible_collections.corral.fleet.plugins.module_utils.tasks import Tasks
+from ansible_collections.corral.fleet.plugins.module_utils.wanted import Config, Wanted, wanted
+
+Configs = dict[int, Mapping[str, Any]]
+
+
+def converge(api: Api, options: Mapping[str, Any], check: bool, result: Result) -> None:
+    """Look, plan, and do the plan unless it is refused or this is check mode."""
+    fleet = wanted(options["network"], options["roles"])
+    rules = _rules(options)
+    seen = connection.look(api)
+    if not any(guest.ours for guest in seen.guests.values()):
+        rights.require_sight(api)
+    configs: Configs = {}
+    if options["drift"]:
+        configs |= _configs(api, [one for one in _members(seen, fleet) if not one.lock])
+    made = plan(fleet, seen, rules, configs, {})
+    # What is to be changed is read first: the plan shows the difference, and a digest guards it.
+    changing = [seen.guests[step.vmid] for step in made.of("update") if step.vmid not in configs]
+    configs |= _configs(api, [guest for guest in changing if not guest.lock])
+    taken = _taken(api, seen, fleet) if made.of("create", "replace") else {}
+    if changing or taken:
+        made = plan(fleet, seen, rules, configs, taken)
+    refusals = list(made.refusals)
+    if made.todo and not refusals:
+        refusals += rights.refusals(api, made, fleet, seen, options["pool"])
+    result |= {
+        "plan": made.as_dict(),
+        "capacity": made.capacity,
+        "diff": _diff(made, seen),
+    }
+    if refusals:
+        result["refusals"] = refusals
+        raise Refused(refusals)
+    _keep_to(options["plan_file"], made, check)
+    result["changed"] = bool(made.todo)
+    if made.todo and not check:
+        with Tasks(api, options["task_timeout"]) as tasks:
+            Executor(api, tasks, options["pool"], configs, options["lock_timeout"]).do(made)
+    result["containers"] = _containers(made)
+
+
+def _rules(options: Mapping[str, Any]) -> Rules:
+    return Rules(
+        cordoned=frozenset(options["cordoned"]),
+        remove=tuple(options["remove"]),
+        replace=frozenset(options["replace"]),
+        confirm_destroy=options["confirm_destroy"],
+        confirm_empty=frozenset(options["confirm_empty"]),
+        cpu_ratio=options["cpu_ratio"],
+        memory_ratio=options["memory_ratio"],
+        template_shared=options["template_shared"],
+    )
+
+
+def _members(seen: Cluster, fleet: Wanted) -> list[Guest]:
+    """Containers of the fleet that can be read."""
+    return [
+        guest
+        for guest in seen.guests.values()
+        if guest.ours and guest.role and fleet.role_of(guest.vmid) and seen.online(guest.node)
+    ]
+
+
+def _configs(api: Api, guests: Iterable[Guest]) -> Configs:
+    """Configurations, of those that the token may read."""
+
+    def read(guest: Guest) -> tuple[int, Mapping[str, Any] | None]:
+        try:
+            return guest.vmid, api.get(f"/nodes/{guest.node}/{guest.kind}/{guest.vmid}/config")
+        except ApiError as problem:
+            if problem.status != 403:
+                raise
+            return guest.vmid, None
+
+    with ThreadPoolExecutor(AT_ONCE) as readers:
+        return {vmid: config for vmid, config in readers.map(read, guests) if config is not None}
+
+
+def _taken(api: Api, seen: Cluster, fleet: Wanted) -> dict[IPv4Address, str]:
+    """Addresses of guests that are not the fleet's."""
+    others = [
+        guest
+        for guest in seen.guests.values()
+        if not guest.role and not guest.is_template and not half_made(guest, fleet)
+        if seen.online(guest.node)
+    ]
+    found = {vmid: drift.address(config) for vmid, config in _configs(api, others).items()}
+    return {
+        address: f"guest {vmid} ({seen.guests[vmid]})"
+        for vmid, address in found.items()
+        if address is not None
+    }
+
+
+def _keep_to(plan_file: str | None, made: Plan, check: bool) -> None:
+    """Write the plan for review, or hold this one against the one that was reviewed."""
+    if plan_file is None:
+        return
+    file = Path(plan_file)
+    if check:
+        file.write_text(json.dumps(made.as_dict(), indent=2) + "\n")
+        return
+    try:
+        reviewed = json.loads(file.read_text())["id"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BadWish(
+            f"plan_file {plan_file} cannot be read ({error}): make it with --check first."
+        ) from None
+    if reviewed != made.id:
+        raise Refused(
+            [
+                f"The fleet has changed since {plan_file} was made (plan {reviewed}, now"
+                f" {made.id}): look at it again with --check."
+            ]
+        )
+
+
+def _diff(made: Plan, seen: Cluster) -> dict[str, str]:
+    """Every container that changes, before and after."""
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    for step in made.todo:
+        key = f"{step.vmid} {step.name}"
+        guest = seen.guests.get(step.vmid)
+        if guest is not None:
+            shown: Config = {option: change["before"] for option, change in step.changes.items()}
+            tags = ";".join(sorted(guest.tags))
+            before[key] = shown | {"node": guest.node, "status": guest.status, "tags": tags}
+        if step.action != "destroy":
+            whole = step.action in ("create", "replace")
+            shown = {
+                option: value
+                for option, value in step.config.items()
+                if whole or option in step.changes
+            }
+            tags = ";".join(step.tags)
+            after[key] = shown | {"node": step.node, "status": "running", "tags": tags}
+    return {name: yaml.safe_dump(those) for name, those in (("before", before), ("after", after))}
+
+
+def _containers(made: Plan) -> list[dict[str, Any]]:
+    staying = [step for step in made.steps if step.action != "destroy"]
+    keys = ("vmid", "name", "role", "ordinal", "node", "address", "template", "stale")
+    return [
+        {key: getattr(step, key) for key in keys}
+        for step in sorted(staying, key=lambda step: (step.role, step.ordinal))
+    ]
+
+
+def main() -> None:
+    run(DOCUMENTATION, converge)
+
+
+if __name__ == "__main__":
+    main()

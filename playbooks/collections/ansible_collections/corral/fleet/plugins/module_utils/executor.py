@@ -1,0 +1,294 @@
+"""Doing a plan: as much at once as the cluster bears, and exactly the plan.
+
+A clone takes the lock of its template for its whole length, so there is one queue for each
+template; all else is spread over a few threads. A step that fails does not stop the others; the
+next run's plan finishes it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from ansible_collections.corral.fleet.plugins.module_utils import seen as seeing
+from ansible_collections.corral.fleet.plugins.module_utils.connection import AT_ONCE, Api
+from ansible_collections.corral.fleet.plugins.module_utils.drift import to_write
+from ansible_collections.corral.fleet.plugins.module_utils.planner import Plan, Step
+from ansible_collections.corral.fleet.plugins.module_utils.problems import (
+    UNREACHED,
+    ApiError,
+    Failed,
+    Problem,
+    TaskFailed,
+    is_lock,
+)
+from ansible_collections.corral.fleet.plugins.module_utils.tasks import Tasks, named
+from ansible_collections.corral.fleet.plugins.module_utils.wanted import Config
+
+PER_STORAGE = 2  # full clones at once; storages have a lock of their own
+STARTS = 4  # that Proxmox does at once
+AWAY = 20.0  # seconds that a node's proxy may be away
+SLOWEST = 4.0  # seconds between two tries
+
+
+class Patience:
+    """Tries again while something is locked or a node's proxy is away, and only then."""
+
+    def __init__(self, api: Api, tasks: Tasks, seconds: float) -> None:
+        self._api = api
+        self._tasks = tasks
+        self._seconds = seconds
+
+    def do(self, call: Callable[[], str | None]) -> None:
+        """Make a call, wait for its task if it begins one, and try again what may be tried."""
+        began = time.monotonic()
+        pause = 0.5
+        while True:
+            try:
+                upid = call()
+                if upid:
+                    self._tasks.wait(upid)
+            except (ApiError, TaskFailed) as problem:
+                left = began + self._limit(problem) - time.monotonic()
+                if left < pause:
+                    raise self._given_up(problem) from None
+                time.sleep(pause)
+                pause = min(2 * pause, SLOWEST)
+            else:
+                return
+
+    def _limit(self, problem: ApiError | TaskFailed) -> float:
+        """How long it is worth while to try again."""
+        if is_lock(problem.reason):
+            return self._seconds
+        away = isinstance(problem, ApiError) and problem.status in UNREACHED
+        return min(AWAY, self._seconds) if away else 0
+
+    def _given_up(self, problem: ApiError | TaskFailed) -> Problem:
+        if not is_lock(problem.reason):
+            return problem
+        holders = self._holders()
+        return Problem(f"{problem} It was locked for {self._seconds:g} s. {holders}")
+
+    def _holders(self) -> str:
+        """Who holds locks, as far as the token can see."""
+        found = seeing.cluster(self._api.get("/cluster/resources"))
+        locked = [
+            f"{guest.vmid} ({guest.lock}, node {guest.node})"
+            for guest in found.guests.values()
+            if guest.lock
+        ]
+        running = []
+        for node in sorted({guest.node for guest in found.guests.values() if guest.lock}):
+            active = self._api.get(f"/nodes/{node}/tasks", source="active")
+            running += [named(entry["upid"]) for entry in active]
+        if not locked:
+            return "Nothing is locked any more: run it again."
+        if running:
+            return f"Locked are {', '.join(locked)}, by {', '.join(running)}: wait, or stop that."
+        first = locked[0].split(" ")[0]
+        return (
+            f"Locked are {', '.join(locked)}, and no task that this token sees runs there. If none"
+            f" does (pvesh get /cluster/tasks on a node), release it there: pct unlock {first}"
+        )
+
+
+class Executor:
+    """Does one plan."""
+
+    def __init__(
+        self,
+        api: Api,
+        tasks: Tasks,
+        pool: str,
+        configs: Mapping[int, Mapping[str, Any]],
+        lock_timeout: float,
+    ) -> None:
+        self._api = api
+        self._pool = pool
+        self._configs = configs
+        self._patience = Patience(api, tasks, lock_timeout)
+        self._storages: dict[str, threading.Semaphore] = defaultdict(
+            lambda: threading.Semaphore(PER_STORAGE)
+        )
+        self._failed: dict[int, str] = {}
+
+    def do(self, plan: Plan) -> None:
+        """Do all of a plan.
+
+        Raises:
+            Failed: some steps failed; the others are done.
+        """
+        with ThreadPoolExecutor(AT_ONCE, "steps") as crew:
+            # Room that is given up is counted on by what is new.
+            _all(
+                [
+                    crew.submit(self._try, step, self._destroy)
+                    for step in plan.of("destroy", "replace")
+                ]
+            )
+            self._clone_and_configure(crew, plan)
+        self._start([step for step in plan.todo if "start" in step.operations])
+        if self._failed:
+            raise Failed([self._failed[vmid] for vmid in sorted(self._failed)])
+
+    def _try(self, step: Step, work: Callable[[Step], None]) -> None:
+        if step.vmid in self._failed:
+            return
+        try:
+            work(step)
+        except Problem as problem:
+            self._failed[step.vmid] = f"{step.action} {step.name} ({step.vmid}): {problem}"
+
+    # --- steps ----------------------------------------------------------------------------
+
+    def _clone_and_configure(self, crew: ThreadPoolExecutor, plan: Plan) -> None:
+        queues: dict[int, list[Step]] = defaultdict(list)
+        for step in plan.of("replace", "create"):
+            queues[step.source].append(step)
+        work = [crew.submit(self._try, step, self._reconfigure) for step in plan.of("update")]
+        with ThreadPoolExecutor(max(1, len(queues)), "clones") as cloners:
+            _all([cloners.submit(self._clone_queue, crew, queue) for queue in queues.values()])
+        _all(work)
+
+    def _clone_queue(self, crew: ThreadPoolExecutor, queue: Sequence[Step]) -> None:
+        configuring = []
+        for step in queue:
+            self._try(step, self._clone)
+            configuring.append(crew.submit(self._try, step, self._configure))
+        _all(configuring)
+
+    def _destroy(self, step: Step) -> None:
+        node = step.old_node or step.node
+        self._patience.do(
+            lambda: self._api.delete(f"/nodes/{node}/lxc/{step.vmid}", force=1, purge=1)
+        )
+
+    def _clone(self, step: Step) -> None:
+        def call() -> str:
+            upid: str = self._api.post(
+                f"/nodes/{step.source_node}/lxc/{step.source}/clone",
+                newid=step.vmid,
+                hostname=step.name,
+                pool=self._pool,
+                full=1 if step.storage else None,
+                storage=step.storage,
+                target=step.node if step.node != step.source_node else None,
+            )
+            return upid
+
+        try:
+            if step.storage:
+                with self._storages[step.storage]:
+                    self._patience.do(call)
+            else:
+                self._patience.do(call)
+        except ApiError as problem:
+            # An interrupted run's clone was under way unseen, or this call was made twice.
+            if "already exists" not in problem.reason:
+                raise
+            self._adopt(step, problem)
+
+    def _adopt(self, step: Step, problem: ApiError) -> None:
+        found = seeing.cluster(self._api.get("/cluster/resources")).guests.get(step.vmid)
+        if found is None:
+            raise Problem(
+                f"VMID {step.vmid} is taken by something that the token {self._api.door.token_id}"
+                f" cannot see ({problem.reason}): give the token VM.Audit on it if it is the"
+                " fleet's, or give the role another base."
+            )
+        if not found.ours or found.node != step.node:
+            raise Problem(
+                f"VMID {step.vmid} was taken meanwhile by somebody else: {found}. Move that one, or"
+                " give the role another base."
+            )
+
+    def _configure(self, step: Step) -> None:
+        self._write(step, step.config, None)
+
+    def _reconfigure(self, step: Step) -> None:
+        """Write what differs, and nothing that has changed since it was read."""
+        config = self._configs.get(step.vmid)
+        if config is None or config.get("lock"):
+            config = self._unlocked(step)
+        if seeing.tags(config.get("tags", "")).isdisjoint({"corral"}):
+            raise Problem(
+                f"VMID {step.vmid} turned out to be somebody else's"
+                f" ({config.get('hostname', 'without a name')}): give role {step.role} another"
+                " base."
+            )
+        self._write(step, to_write(step.config, config), str(config["digest"]))
+
+    def _unlocked(self, step: Step) -> Mapping[str, Any]:
+        """Its configuration, as soon as nobody has locked it."""
+        read: dict[str, Any] = {}
+
+        def call() -> None:
+            read.clear()
+            try:
+                read.update(self._api.get(f"/nodes/{step.node}/lxc/{step.vmid}/config"))
+            except ApiError as problem:
+                if problem.status == 403:  # early in a clone, for its very maker
+                    locked = f"CT is locked (create): {problem.reason}"
+                    raise ApiError(problem.call, 500, locked) from None
+                raise
+            if read.get("lock"):
+                raise ApiError("GET config", 500, f"CT is locked ({read['lock']})")
+
+        self._patience.do(call)
+        return read
+
+    def _write(self, step: Step, config: Config, digest: str | None) -> None:
+        def call() -> None:
+            self._api.put(
+                f"/nodes/{step.node}/lxc/{step.vmid}/config",
+                **config,
+                tags=";".join(step.tags),
+                digest=digest,
+            )
+
+        self._patience.do(call)
+
+    # --- starting -------------------------------------------------------------------------
+
+    def _start(self, steps: Sequence[Step]) -> None:
+        """Start all at once; one by one where that cannot be."""
+        waiting = [step for step in steps if step.vmid not in self._failed]
+        if not waiting:
+            return
+        try:
+            self._patience.do(
+                lambda: self._api.post(
+                    "/cluster/bulk-action/guest/start",
+                    vms=[step.vmid for step in waiting],
+                    max__workers=STARTS,
+                )
+            )
+        except (ApiError, TaskFailed) as problem:
+            if isinstance(problem, ApiError) and problem.status not in (501, 403, *UNREACHED):
+                raise
+            self._start_each(waiting)
+
+    def _start_each(self, steps: Sequence[Step]) -> None:
+        """Those that do not run yet: a list with a running one fails as a whole."""
+        runs: set[int] = set()
+        for node in {step.node for step in steps}:
+            listed = self._api.get(f"/nodes/{node}/lxc")
+            runs |= {int(one["vmid"]) for one in listed if one["status"] == "running"}
+        with ThreadPoolExecutor(AT_ONCE, "starts") as crew:
+            rest = [step for step in steps if step.vmid not in runs]
+            _all([crew.submit(self._try, step, self._start_one) for step in rest])
+
+    def _start_one(self, step: Step) -> None:
+        self._patience.do(
+            lambda: self._api.post(f"/nodes/{step.node}/lxc/{step.vmid}/status/start")
+        )
+
+
+def _all(futures: Sequence[Future[None]]) -> None:
+    for future in futures:
+        future.result()
