@@ -47,7 +47,7 @@ class Peer:
 PEERS = {
     "plain": Peer(
         "pyzmq ROUTER broker without logic", "bench.peers.plain", MEMORY,
-        "least recently used worker, one task each; pipelined client", 60_000, 2_000,
+        "each worker runs one task and has the next in hand; pipelined client", 100_000, 2_000,
     ),
     "corral-1": Peer(
         "Corral, batch=1", "bench.peers.sdk", FSYNC,

@@ -1,7 +1,7 @@
 """A broker without logic: what pyzmq alone costs.
 
-After the load balancing broker of the ZeroMQ guide (chapter 3): the least recently used worker gets
-the next task, one at a time. Tasks wait in a deque.
+After the load balancing broker of the ZeroMQ guide (chapter 3): the worker that asked first gets
+the next task. Tasks wait in a deque.
 """
 
 from __future__ import annotations
