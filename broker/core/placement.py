@@ -25,7 +25,7 @@ from broker.core.queues import Lane, RequestClass
 from broker.core.resources import MIB, MILLI, Booking, Health, Ledger, Worker
 from broker.core.state import BrokerState, TaskRecord
 
-MAX_RUN_QUEUE = 512  # attempts one slot may hold
+MAX_RUN_QUEUE = 2048  # attempts one slot may hold: about 20 ms of the shortest ones
 _HOLD = 5.0  # seconds a reservation stays with the worker it chose
 
 

@@ -55,8 +55,8 @@ def test_longer_work_comes_one_by_one(story: Story, client: Client) -> None:
 
 def test_a_run_queue_is_bounded_however_short_the_work(story: Story, client: Client) -> None:
     worker = taught(story, client, 0.0)
-    ids = client.submits(*(spec() for _ in range(600)))
-    worker.gets(*ids[:512])
+    ids = client.submits(*(spec() for _ in range(2_100)))
+    worker.gets(*ids[:2_048])
 
 
 def test_workers_share_what_is_there(story: Story, client: Client) -> None:
