@@ -36,8 +36,9 @@ SHUTDOWN_SECONDS = 2.0
 ROLES = {
     "CorralTemplate": "VM.Audit VM.Clone",
     "CorralFleet": "VM.Allocate VM.Audit VM.Backup VM.Config.CPU VM.Config.Disk VM.Config.Memory "
-    "VM.Config.Network VM.Config.Options VM.PowerMgmt VM.Snapshot Pool.Audit",
+    "VM.Config.Network VM.Config.Options VM.Migrate VM.PowerMgmt VM.Snapshot Pool.Audit",
     "CorralStore": "Datastore.AllocateSpace Datastore.Audit",
+    "CorralArchives": "Datastore.AllocateTemplate",
     "CorralNet": "SDN.Use",
     "CorralAudit": "Sys.Audit",
     "CorralInventory": "VM.Audit Pool.Audit",
@@ -49,6 +50,7 @@ GRANTS = {
         (f"/pool/{POOL}", "CorralFleet"),
         (f"/pool/{POOL}", "CorralTemplate"),
         ("/storage/local", "CorralStore"),
+        ("/storage/local", "CorralArchives"),
         ("/storage/local-lvm", "CorralStore"),
         ("/sdn/zones/localnetwork/vmbr0", "CorralNet"),
         ("/nodes", "CorralAudit"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import tempfile
 import time
 from collections.abc import Mapping
@@ -185,7 +186,7 @@ async def _uploaded(
         given["filename"] = part.filename
         with tempfile.NamedTemporaryFile(prefix="pveupload-", delete=False) as target:
             file = Path(target.name)
-            given["tmpfilename"] = f"/var/tmp/{file.name}"
+            given["tmpfilename"] = f"/var/tmp/pveupload-{secrets.token_hex(16)}"
             while chunk := await part.read_chunk(CHUNK):
                 target.write(chunk)
     return given, file

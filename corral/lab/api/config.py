@@ -62,10 +62,10 @@ def demand_change(
         privilege = next(name for pattern, name in DEMANDS if pattern.fullmatch(option))
         if privilege and not (at and asked.may(at, privilege)):
             asked.demand(path, privilege)
-        _special(asked, option, old.get(option), new.get(option))
+        _special(asked, option, old.get(option), new.get(option), at)
 
 
-def _special(asked: Call, option: str, old: Any, new: Any) -> None:
+def _special(asked: Call, option: str, old: Any, new: Any, at: str | None) -> None:
     if NETWORK.fullmatch(option):
         for value in (old, new):
             demand_bridge(asked, value)
@@ -83,7 +83,8 @@ def _special(asked: Call, option: str, old: Any, new: Any) -> None:
         changed = {**_flags(old), **_flags(new)}.keys() - {"nesting"}
         if any(_flags(old).get(flag) != _flags(new).get(flag) for flag in changed):
             raise forbidden("changing feature flags (except nesting) is only allowed for root@pam")
-        asked.demand(f"/vms/{asked.vmid}", "VM.Allocate")
+        if not (at and asked.may(at, "VM.Allocate")):
+            asked.demand(f"/vms/{asked.vmid}", "VM.Allocate")
 
 
 def _flags(value: Any) -> dict[str, str]:

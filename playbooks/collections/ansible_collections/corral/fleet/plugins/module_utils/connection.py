@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,6 +229,21 @@ def with_live(api: Api, found: seen.Cluster, nodes: Sequence[str]) -> seen.Clust
     """The same, with the live list of some nodes laid over it."""
     lists = {node: api.get(f"/nodes/{node}/lxc") for node in nodes}
     return seen.with_live(found, lists) if lists else found
+
+
+def configs(api: Api, guests: Iterable[seen.Guest]) -> dict[int, Mapping[str, Any]]:
+    """Configurations of guests, by VMID, of those that the token may read."""
+
+    def read(guest: seen.Guest) -> tuple[int, Mapping[str, Any] | None]:
+        try:
+            return guest.vmid, api.get(f"/nodes/{guest.node}/{guest.kind}/{guest.vmid}/config")
+        except ApiError as problem:
+            if problem.status != 403:
+                raise
+            return guest.vmid, None
+
+    with ThreadPoolExecutor(AT_ONCE) as readers:
+        return {vmid: config for vmid, config in readers.map(read, guests) if config is not None}
 
 
 def _plain(value: Any) -> Any:

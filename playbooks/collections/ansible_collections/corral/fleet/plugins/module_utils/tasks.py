@@ -129,8 +129,15 @@ class Tasks:
         reason = status
         with suppress(Problem):
             log = self._api.get(f"/nodes/{node_of(upid)}/tasks/{upid}/log", limit=5000)
-            lines = [line["t"] for line in log if line["t"].startswith("TASK ERROR: ")]
-            reason = lines[-1].removeprefix("TASK ERROR: ") if lines else status
+            last = {
+                word: line["t"].removeprefix(word)
+                for line in log
+                for word in ("TASK ERROR: ", "ERROR: ")
+                if line["t"].startswith(word)
+            }
+            reason = last.get("TASK ERROR: ", status)
+            if "ERROR: " in last:  # a job of several guests says only that there were errors
+                reason += f" ({last['ERROR: ']})"
         return TaskFailed(upid, reason)
 
     def _end(self, upid: str, problem: Problem | None) -> None:

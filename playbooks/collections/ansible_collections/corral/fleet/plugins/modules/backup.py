@@ -83,7 +83,7 @@ attributes:
     description: Says what it would do and does nothing.
     support: full
   diff_mode:
-    description: Shows the backups before and after.
+    description: Shows the steps.
     support: full
 author: The Corral authors
 """
@@ -124,3 +124,222 @@ calls:
   returned: always
   type: dict
 """
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ansible_collections.corral.fleet.plugins.module_utils import seen as seeing
+from ansible_collections.corral.fleet.plugins.module_utils.connection import Api
+from ansible_collections.corral.fleet.plugins.module_utils.module import Result, run
+from ansible_collections.corral.fleet.plugins.module_utils.patience import Patience
+from ansible_collections.corral.fleet.plugins.module_utils.problems import Problem
+from ansible_collections.corral.fleet.plugins.module_utils.seen import Guest
+from ansible_collections.corral.fleet.plugins.module_utils.steps import Steps
+from ansible_collections.corral.fleet.plugins.module_utils.tasks import Tasks
+
+NO_COMPRESSION = "0"
+
+Backup = dict[str, Any]
+
+
+class Backups:
+    """The steps of one run."""
+
+    def __init__(self, api: Api, options: Mapping[str, Any], tasks: Tasks, steps: Steps) -> None:
+        self.api = api
+        self.options = options
+        self.storage: str = options["storage"]
+        self.patience = Patience(api, tasks, options["lock_timeout"])
+        self.steps = steps
+        resources = api.get("/cluster/resources")
+        self.seen = seeing.cluster(resources)
+        here = {one["node"] for one in resources if one.get("storage") == self.storage}
+        self.nodes = sorted(node for node in here if self.seen.online(node))
+        if not self.nodes:
+            raise Problem(
+                f"Storage {self.storage} is on no node that is online, or the token"
+                f" {api.door.token_id} lacks Datastore.AllocateSpace on /storage/{self.storage}:"
+                " mend its name, or give the token and its user a role with that privilege."
+            )
+
+    def listed(self) -> list[Backup]:
+        """Backups of the containers named, newest first."""
+        found: dict[str, Backup] = {}
+        for node in self.nodes:
+            path = f"/nodes/{node}/storage/{self.storage}/content"
+            for one in self.api.get(path, content="backup"):
+                if not self.options["vmids"] or int(one["vmid"]) in self.options["vmids"]:
+                    found.setdefault(
+                        one["volid"],
+                        {
+                            "volid": one["volid"],
+                            "vmid": int(one["vmid"]),
+                            "time": int(one["ctime"]),
+                            "size": int(one["size"]),
+                            "notes": one.get("notes", ""),
+                            "node": node,
+                        },
+                    )
+        return sorted(found.values(), key=lambda one: (-one["time"], one["volid"]))
+
+    # --- making and pruning ---------------------------------------------------------------
+
+    def make(self) -> None:
+        """A backup of every container named, node by node."""
+        by_node: dict[str, list[int]] = defaultdict(list)
+        for vmid in self.options["vmids"]:
+            by_node[self._guest(vmid).node].append(vmid)
+        for node, vmids in sorted(by_node.items()):
+            names = ",".join(map(str, vmids))
+            self.steps.do(
+                f"back up {names} from {node} to {self.storage}",
+                partial(self._dump, node, names),
+            )
+        self._prune({vmid: self._guest(vmid).node for vmid in self.options["vmids"]})
+
+    def _guest(self, vmid: int) -> Guest:
+        guest = self.seen.guests.get(vmid)
+        if guest is None:
+            raise Problem(
+                f"There is no container {vmid}, or the token {self.api.door.token_id} lacks"
+                " VM.Audit on it: mend the VMID, or give the token that privilege."
+            )
+        if not self.seen.online(guest.node):
+            raise Problem(f"Node {guest.node} of container {vmid} is offline: bring it back first.")
+        return guest
+
+    def _dump(self, node: str, vmids: str) -> None:
+        compress = self.options["compress"]
+        self.patience.do(
+            lambda: self.api.post(
+                f"/nodes/{node}/vzdump",
+                vmid=vmids,
+                storage=self.storage,
+                mode=self.options["mode"],
+                compress=NO_COMPRESSION if compress == "none" else compress,
+                notes__template=self.options["notes"],
+            )
+        )
+
+    def prune(self) -> None:
+        """Destroy all but the newest."""
+        keep = self.options["keep"]
+        there: dict[int, list[Backup]] = defaultdict(list)
+        for one in self.listed():
+            there[one["vmid"]].append(one)
+        self._prune({vmid: some[0]["node"] for vmid, some in there.items() if len(some) > keep})
+
+    def _prune(self, nodes: Mapping[int, str]) -> None:
+        keep = self.options["keep"]
+        if keep is None:
+            return
+        for vmid, node in nodes.items():
+            self.steps.do(
+                f"keep the newest {keep} backups of {vmid}",
+                partial(self._forget, node, vmid),
+            )
+
+    def _forget(self, node: str, vmid: int) -> None:
+        self.patience.do(
+            lambda: self.api.delete(
+                f"/nodes/{node}/storage/{self.storage}/prunebackups",
+                vmid=vmid,
+                type="lxc",
+                prune__backups=f"keep-last={self.options['keep']}",
+            )
+        )
+
+    # --- restoring ------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Bring one container back, unless it is there."""
+        if len(self.options["vmids"]) != 1:
+            raise Problem("state restored takes one container: give one VMID in vmids.")
+        vmid = self.options["vmids"][0]
+        guest = self.seen.guests.get(vmid)
+        if guest and guest.lock == "create":
+            raise Problem(
+                f"Container {vmid} is just being made on node {guest.node}: wait for that. If no"
+                f" task does it any more, type there: pct unlock {vmid} && pct destroy {vmid}"
+            )
+        if guest and not self.options["force"]:
+            return
+        backup = self._chosen(vmid)
+        node = self.options["node"] or (guest.node if guest else backup["node"])
+        if guest and guest.status == "running":
+            self.steps.do(f"stop container {vmid}", lambda: self._post(node, vmid, "stop"))
+        self.steps.do(
+            f"restore container {vmid} on {node} from {backup['volid']}",
+            lambda: self._restore(vmid, node, backup["volid"], bool(guest)),
+        )
+        if self.options["start"]:
+            self.steps.do(f"start container {vmid}", lambda: self._post(node, vmid, "start"))
+
+    def _chosen(self, vmid: int) -> Backup:
+        asked, known = self.options["archive"], self.listed()
+        found = [one for one in known if asked in (None, one["volid"])]
+        if not found:
+            have = ", ".join(one["volid"] for one in known) or "none"
+            raise Problem(
+                f"Storage {self.storage} has no backup {asked or 'at all'} of container {vmid}"
+                f" (there are: {have}). See state listed; a token sees backups of guests that it"
+                " has VM.Backup on."
+            )
+        return found[0]
+
+    def _storage_of(self, node: str, volume: str) -> str:
+        """Where the root file system was that a backup holds."""
+        config: str = self.api.get(f"/nodes/{node}/vzdump/extractconfig", volume=volume)
+        found = re.search(r"^rootfs: ([^:]+):", config, re.MULTILINE)
+        if found is None:
+            raise Problem(f"Backup {volume} names no root file system: give target_storage.")
+        return found[1]
+
+    def _restore(self, vmid: int, node: str, volume: str, exists: bool) -> None:
+        storage = self.options["target_storage"] or self._storage_of(node, volume)
+        self.patience.do(
+            lambda: self.api.post(
+                f"/nodes/{node}/lxc",
+                vmid=vmid,
+                ostemplate=volume,
+                restore=1,
+                storage=storage,
+                pool=None if exists else self.options["pool"],
+                force=1 if exists else None,
+            )
+        )
+
+    def _post(self, node: str, vmid: int, what: str) -> None:
+        self.patience.do(lambda: self.api.post(f"/nodes/{node}/lxc/{vmid}/status/{what}"))
+
+
+def work(api: Api, options: Mapping[str, Any], check: bool, result: Result) -> None:
+    """Do what is asked for."""
+    with Tasks(api, options["task_timeout"]) as tasks:
+        backups = Backups(api, options, tasks, Steps(check, result))
+        {
+            "present": backups.make,
+            "listed": lambda: None,
+            "pruned": backups.prune,
+            "restored": backups.restore,
+        }[options["state"]]()
+    result["backups"] = backups.listed()
+
+
+def main() -> None:
+    run(
+        DOCUMENTATION,
+        work,
+        required_if=[
+            ("state", "present", ["vmids"]),
+            ("state", "pruned", ["vmids", "keep"]),
+            ("state", "restored", ["vmids"]),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

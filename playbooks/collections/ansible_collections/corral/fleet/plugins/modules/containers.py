@@ -318,15 +318,14 @@ calls:
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible_collections.corral.fleet.plugins.module_utils import connection, drift, rights
-from ansible_collections.corral.fleet.plugins.module_utils.connection import AT_ONCE, Api
+from ansible_collections.corral.fleet.plugins.module_utils.connection import Api
 from ansible_collections.corral.fleet.plugins.module_utils.executor import Executor
 from ansible_collections.corral.fleet.plugins.module_utils.module import Result, run
 from ansible_collections.corral.fleet.plugins.module_utils.planner import (
@@ -335,16 +334,10 @@ from ansible_collections.corral.fleet.plugins.module_utils.planner import (
     half_made,
     plan,
 )
-from ansible_collections.corral.fleet.plugins.module_utils.problems import (
-    ApiError,
-    BadWish,
-    Refused,
-)
+from ansible_collections.corral.fleet.plugins.module_utils.problems import BadWish, Refused
 from ansible_collections.corral.fleet.plugins.module_utils.seen import Cluster, Guest
 from ansible_collections.corral.fleet.plugins.module_utils.tasks import Tasks
 from ansible_collections.corral.fleet.plugins.module_utils.wanted import Config, Wanted, wanted
-
-Configs = dict[int, Mapping[str, Any]]
 
 
 def converge(api: Api, options: Mapping[str, Any], check: bool, result: Result) -> None:
@@ -354,13 +347,13 @@ def converge(api: Api, options: Mapping[str, Any], check: bool, result: Result) 
     seen = connection.look(api)
     if not any(guest.ours for guest in seen.guests.values()):
         rights.require_sight(api)
-    configs: Configs = {}
+    configs: dict[int, Mapping[str, Any]] = {}
     if options["drift"]:
-        configs |= _configs(api, [one for one in _members(seen, fleet) if not one.lock])
+        configs |= connection.configs(api, [one for one in _members(seen, fleet) if not one.lock])
     made = plan(fleet, seen, rules, configs, {})
     # What is to be changed is read first: the plan shows the difference, and a digest guards it.
     changing = [seen.guests[step.vmid] for step in made.of("update") if step.vmid not in configs]
-    configs |= _configs(api, [guest for guest in changing if not guest.lock])
+    configs |= connection.configs(api, [guest for guest in changing if not guest.lock])
     taken = _taken(api, seen, fleet) if made.of("create", "replace") else {}
     if changing or taken:
         made = plan(fleet, seen, rules, configs, taken)
@@ -405,21 +398,6 @@ def _members(seen: Cluster, fleet: Wanted) -> list[Guest]:
     ]
 
 
-def _configs(api: Api, guests: Iterable[Guest]) -> Configs:
-    """Configurations, of those that the token may read."""
-
-    def read(guest: Guest) -> tuple[int, Mapping[str, Any] | None]:
-        try:
-            return guest.vmid, api.get(f"/nodes/{guest.node}/{guest.kind}/{guest.vmid}/config")
-        except ApiError as problem:
-            if problem.status != 403:
-                raise
-            return guest.vmid, None
-
-    with ThreadPoolExecutor(AT_ONCE) as readers:
-        return {vmid: config for vmid, config in readers.map(read, guests) if config is not None}
-
-
 def _taken(api: Api, seen: Cluster, fleet: Wanted) -> dict[IPv4Address, str]:
     """Addresses of guests that are not the fleet's."""
     others = [
@@ -428,7 +406,9 @@ def _taken(api: Api, seen: Cluster, fleet: Wanted) -> dict[IPv4Address, str]:
         if not guest.role and not guest.is_template and not half_made(guest, fleet)
         if seen.online(guest.node)
     ]
-    found = {vmid: drift.address(config) for vmid, config in _configs(api, others).items()}
+    found = {
+        vmid: drift.address(config) for vmid, config in connection.configs(api, others).items()
+    }
     return {
         address: f"guest {vmid} ({seen.guests[vmid]})"
         for vmid, address in found.items()

@@ -94,7 +94,13 @@ workers:
   returned: always
   type: list
   elements: dict
-  sample: [{name: worker-1, admission: drained, liveness: live, running: 0}]
+  sample:
+    - name: worker-1
+      status: drained
+      admission: drained
+      running: 0
+      drain_reason: update to 1.4
+      about: {host: worker-1}
 idle_first:
   description: Their names, those that run the least first. Meant for
     O(corral.fleet.containers#module:remove).
@@ -106,3 +112,137 @@ waited:
   returned: state is drained
   type: float
 """
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.corral.fleet.plugins.module_utils.arguments import argument_spec
+from ansible_collections.corral.fleet.plugins.module_utils.problems import Problem
+
+from corral.client import Client
+from corral.errors import CorralError
+from corral.messages import WorkerView
+
+LOOK = 0.25  # seconds between two looks at workers that drain
+OPEN, DRAINED = "open", "drained"
+
+
+class Fence:
+    """The workers that are meant, and what the broker says of them."""
+
+    def __init__(self, client: Client, options: Mapping[str, Any]) -> None:
+        self.client = client
+        self.options = options
+
+    def look(self) -> list[WorkerView]:
+        """Those that are meant, or all."""
+        known = {worker.name: worker for worker in self.client.workers()}
+        names: list[str] = self.options["workers"]
+        missing = [name for name in names if name not in known]
+        if missing and self.options["missing"] == "fail":
+            raise Problem(
+                f"The broker knows no worker {', '.join(missing)}; it knows"
+                f" {', '.join(sorted(known)) or 'none'}. Mend the name, or say missing: ignore for"
+                " one that never registered."
+            )
+        wanted = names or sorted(known)
+        return [known[name] for name in wanted if name in known]
+
+    def drain(self, check: bool) -> tuple[bool, float]:
+        """Fence them and wait; whether that changed anything, and the seconds it took."""
+        began = time.monotonic()
+        # All are fenced before any is waited for, so that work does not move to the next.
+        fenced = [worker for worker in self.look() if worker.admission == OPEN]
+        if check:
+            return bool(fenced), 0.0
+        for worker in fenced:
+            self.client.drain(
+                worker.name,
+                self.options["reason"],
+                self.options["deadline"],
+                self.options["policy"],
+            )
+        while busy := [worker for worker in self.look() if worker.admission != DRAINED]:
+            if given_back := [worker.name for worker in busy if worker.admission == OPEN]:
+                raise Problem(
+                    f"Somebody gave {', '.join(given_back)} work again: ask, then repeat."
+                )
+            if time.monotonic() - began > self.options["timeout"]:
+                raise Problem(self._still(busy))
+            time.sleep(LOOK)
+        return bool(fenced), time.monotonic() - began
+
+    def _still(self, busy: list[WorkerView]) -> str:
+        running = "; ".join(f"{one.name} runs {', '.join(one.tasks)}" for one in busy)
+        return (
+            f"Not drained in {self.options['timeout']:g} s: {running}. They stay fenced. Wait"
+            " longer by timeout, let go by deadline and policy, or give them work again with state"
+            " resumed."
+        )
+
+    def resume(self, check: bool) -> bool:
+        """Give them work again; whether that changed anything."""
+        fenced = [worker for worker in self.look() if worker.admission != OPEN]
+        if not check:
+            for worker in fenced:
+                self.client.resume(worker.name)
+        return bool(fenced)
+
+
+def work(client: Client, options: Mapping[str, Any], check: bool, result: dict[str, Any]) -> None:
+    """Do what is asked for."""
+    fence = Fence(client, options)
+    before = fence.look()
+    try:
+        if options["state"] == "drained":
+            result["changed"], result["waited"] = fence.drain(check)
+        elif options["state"] == "resumed":
+            result["changed"] = fence.resume(check)
+    finally:
+        after = fence.look()
+        wanted = DRAINED if options["state"] == "drained" else OPEN
+        result["workers"] = [_told(worker) for worker in after]
+        idle = sorted(after, key=lambda one: (len(one.tasks), one.name))
+        result["idle_first"] = [worker.name for worker in idle]
+        if options["state"] != "listed":
+            result["diff"] = {
+                "before": "".join(f"{one.name} {one.admission}\n" for one in before),
+                "after": "".join(f"{one.name} {wanted}\n" for one in before),
+            }
+
+
+def _told(worker: WorkerView) -> dict[str, Any]:
+    keys = ("name", "status", "health", "admission", "incarnation", "drain_reason", "drained_by")
+    shown = {key: getattr(worker, key) for key in keys}
+    return shown | {
+        "running": len(worker.tasks),
+        "tasks": worker.tasks,
+        "kinds": worker.kinds,
+        "about": worker.about,
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec(DOCUMENTATION, api=False),
+        supports_check_mode=True,
+        required_if=[("state", "drained", ["workers"]), ("state", "resumed", ["workers"])],
+    )
+    options = module.params
+    result: dict[str, Any] = {"changed": False}
+    if options["policy"] != "wait" and options["deadline"] is None:
+        module.fail_json(msg=f"policy {options['policy']} needs a deadline: say after how long.")
+    try:
+        with Client(options["broker"] or None, key=options["key"]) as client:
+            work(client, options, module.check_mode, result)
+    except Problem as problem:
+        module.fail_json(msg=str(problem), **result)
+    except CorralError as error:
+        module.fail_json(msg=f"{error.message} {error.cure}", **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

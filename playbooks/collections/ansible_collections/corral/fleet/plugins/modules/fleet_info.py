@@ -72,3 +72,63 @@ calls:
   returned: always
   type: dict
 """
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.corral.fleet.plugins.module_utils import connection, rights
+from ansible_collections.corral.fleet.plugins.module_utils.connection import Api
+from ansible_collections.corral.fleet.plugins.module_utils.module import Result, run
+from ansible_collections.corral.fleet.plugins.module_utils.replicas import listed
+from ansible_collections.corral.fleet.plugins.module_utils.seen import MIB, Guest
+
+
+def tell(api: Api, options: Mapping[str, Any], check: bool, result: Result) -> None:
+    """Look, and tell."""
+    seen = connection.look(api)
+    if not any(guest.ours for guest in seen.guests.values()):
+        rights.require_sight(api)
+    members = [
+        guest
+        for _, guest in sorted(seen.guests.items())
+        if guest.ours and guest.role and not guest.is_template
+    ]
+    result["nodes"] = [
+        {
+            "name": node.name,
+            "online": node.online,
+            "cores": node.cores,
+            "memory_mib": node.memory // MIB,
+        }
+        for _, node in sorted(seen.nodes.items())
+    ]
+    result["containers"] = [_told(guest) for guest in members]
+    result["templates"] = listed(seen)
+    if options["configs"]:
+        configs = connection.configs(api, [one for one in members if seen.online(one.node)])
+        for told in result["containers"]:
+            told["config"] = configs.get(told["vmid"], {})
+    if options["permissions"]:
+        result["permissions"] = {
+            path: sorted(privileges) for path, privileges in rights.rights(api).paths.items()
+        }
+
+
+def _told(guest: Guest) -> dict[str, Any]:
+    return {
+        "vmid": guest.vmid,
+        "role": guest.role,
+        "node": guest.node,
+        "status": guest.status,
+        "template": guest.version,
+        "spec": guest.spec,
+        "lock": guest.lock,
+    }
+
+
+def main() -> None:
+    run(DOCUMENTATION, tell)
+
+
+if __name__ == "__main__":
+    main()
