@@ -269,7 +269,7 @@ class Backups:
             return
         backup = self._chosen(vmid)
         node = self.options["node"] or (guest.node if guest else backup["node"])
-        if guest and guest.status == "running":
+        if guest and self._runs(guest):
             self.steps.do(f"stop container {vmid}", lambda: self._post(node, vmid, "stop"))
         self.steps.do(
             f"restore container {vmid} on {node} from {backup['volid']}",
@@ -277,6 +277,11 @@ class Backups:
         )
         if self.options["start"]:
             self.steps.do(f"start container {vmid}", lambda: self._post(node, vmid, "start"))
+
+    def _runs(self, guest: Guest) -> bool:
+        """Whether it runs now; the list of all guests may be ten seconds old."""
+        path = f"/nodes/{guest.node}/lxc/{guest.vmid}/status/current"
+        return bool(self.api.get(path)["status"] == "running")
 
     def _chosen(self, vmid: int) -> Backup:
         asked, known = self.options["archive"], self.listed()
