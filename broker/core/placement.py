@@ -7,8 +7,8 @@ state; the order in which tasks are asked about is `Round`'s, below.
 The rules of one round:
 - Lanes are asked in the order of priority (strict), share of the project, age.
 - A class that cannot start is blocked for the round. The worker that frees first is reserved for
-  it: what comes later may use that worker only if it ends before, or fits beside it. What it wants
-  of the named resources is kept for it, too.
+  it: what comes later may use that worker only if it ends before, or fits beside it. What one task
+  of it wants of the named resources is kept for it, too.
 - The GPU variant is taken when a GPU is free; the CPU variant when it would finish earlier, when
   the bounded wait is over, or when no worker has a GPU at all.
 - A slot may hold some work of its class in advance (the run-queue), unless something that was
@@ -311,7 +311,7 @@ class Round:
         self._unreserved: list[tuple[RequestClass, TaskRecord]] = []  #: blocked since
         #: named resource -> how much of it blocked classes wait for, and the first such task
         self.kept: dict[str, tuple[int, TaskRecord]] = {}
-        self.blocked: list[RequestClass] = []
+        self.blocked: dict[RequestClass, None] = {}  #: in the order in which they were asked
         self.heap: list[tuple[int, float, int, Lane]] = []
         self.again: float | None = None  #: when waiting for a GPU ends for somebody
 
@@ -355,7 +355,7 @@ class Round:
             if fresh[:-1] > entry[:-1]:
                 heapq.heappush(heap, fresh)  # its project has received work since
                 continue
-            placed = self._one(lane)
+            placed = not self._shut(lane.klass) and self._one(lane)
             yield lane, placed
             if not placed:
                 self._block(lane)
@@ -366,6 +366,13 @@ class Round:
     def _key(lane: Lane) -> tuple[int, float, int, Lane]:
         # The order of a head is unique, so two entries never compare their lanes.
         return (-lane.priority, lane.project.time, lane.head().order, lane)
+
+    def _shut(self, klass: RequestClass) -> bool:
+        """Whether none of a class can start in this round, since one before it could not.
+
+        Tasks that prefer a GPU have waited for one for different times, so each is asked.
+        """
+        return klass in self.blocked and not klass.wants_gpu
 
     def _one(self, lane: Lane) -> bool:
         """Place the head of a lane, with what the run-queue takes behind it."""
@@ -515,5 +522,5 @@ class Round:
     def _block(self, lane: Lane) -> None:
         klass = lane.klass
         if klass not in self.blocked:
-            self.blocked.append(klass)
-        self._unreserved.append((klass, lane.head()))
+            self.blocked[klass] = None
+            self._unreserved.append((klass, lane.head()))

@@ -219,8 +219,9 @@ class World:
                 if task.id == subject:
                     return True
             else:
+                if not any(lane.key == other.key for other in blocked):
+                    self.keep(task, kept, kept_named)
                 blocked.append(lane)
-                self.keep(task, kept, kept_named)
 
     def place_of(self, lane: Lane) -> tuple[float, ...]:
         return (-lane.priority, self.times[lane.project], lane.tasks[0].order)

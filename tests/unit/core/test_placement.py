@@ -251,6 +251,25 @@ def test_a_task_that_wants_much_of_a_named_resource_is_not_starved(
     worker.gets(third)
 
 
+@pytest.mark.parametrize("projects", [("one", "one"), ("one", "two")])
+def test_a_class_that_cannot_start_is_kept_what_one_of_it_wants(
+    stories: Callable[..., Story], projects: tuple[str, str]
+) -> None:
+    story = stories(named={"licence": 3})
+    worker = story.worker(cpus=4.0, slots=8)
+    client = story.client()
+    running = client.submit(needs=needs(cpus=2.0))
+    worker.gets(running)
+    wide = needs(cpus=4.0, named={"licence": 2})
+    waiting = client.submits(*(spec(needs=wide, priority=1, project=one) for one in projects))
+    little = needs(cpus=0.0, named={"licence": 1})
+    third, fourth = (client.submit(needs=little) for _ in range(2))
+    worker.gets(third)  # two of the three are kept, not four
+    story.is_(fourth, State.QUEUED)
+    worker.ends(running)
+    worker.gets(waiting[0])
+
+
 def test_a_named_resource_is_not_kept_for_who_could_never_have_it(
     stories: Callable[..., Story],
 ) -> None:
