@@ -329,6 +329,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     workers: list[WorkerVerdict] = []
     cure: list[Part] = []
     decision: str = ""  #: for a running task: why it runs where it runs
+    blocked: str = ""  #: why no worker that is there could run it, even an idle one
 
 
 class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):

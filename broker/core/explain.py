@@ -50,6 +50,7 @@ def explain(state: BrokerState, id: str, now: float) -> Explanation:
         reasons=list(_reasons(search, parts)),
         workers=_workers(search),
         cure=cure,
+        blocked=warning(state, search.klass),
     )
 
 

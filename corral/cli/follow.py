@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 NOTHING_RUNS_IT = 6  # exit status: accepted, but no worker that is there can run it
 SHOWN_FAILURES = 5
 LAST_LINES = 6  # of a traceback
+LOOK = 2.0  # seconds between two looks at what a task waits for
 
 
 class Submitted(Struct, frozen=True):
@@ -76,8 +78,17 @@ def wait_for(
     """
     ended: dict[str, Outcome] = {}
     distinct = list({handle.id: handle for handle in handles}.values())
+    warned = {warning for handle in distinct for warning in handle.warnings}
+
+    def first_open() -> str | None:
+        return next((handle.id for handle in distinct if handle.id not in ended), None)
+
     try:
-        with _bar(len(distinct)) as bar, _progress_of(client, distinct, bar):
+        with (
+            _bar(len(distinct)) as bar,
+            _progress_of(client, distinct, bar),
+            _obstacles_told(client, first_open, warned),
+        ):
             for handle, outcome in client.results(distinct, timeout):
                 ended[handle.id] = outcome
                 bar.advance()
@@ -179,7 +190,6 @@ def _progress_of(client: Client, handles: Sequence[Handle], bar: Bar) -> Iterato
     if len(handles) != 1 or isinstance(bar, _NoBar):
         yield
         return
-    import threading
 
     def move() -> None:
         with contextlib.suppress(CorralError):
@@ -198,6 +208,43 @@ def _note(update: Update) -> str:
     return metrics or f"{state}{where}"
 
 
+@contextlib.contextmanager
+def _obstacles_told(
+    client: Client, first_open: Callable[[], str | None], told: set[str] | frozenset[str]
+) -> Iterator[None]:
+    """Meanwhile, say why nothing that is there can run the first task that is waited for.
+
+    At once, unless it was `told` before, and again whenever the reason is another.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        last = ""
+        pause = 0.0
+        while not over.wait(pause) and (id := first_open()) is not None:
+            pause = LOOK
+            explanation = client.explain(id)
+            blocked = explanation.blocked
+            if over.is_set() or blocked == last:
+                continue
+            if blocked and (last or blocked not in told):
+                talk(f"waiting: {blocked}")
+                talk(f"  {explanation.summary} More: corral task explain {id}")
+            elif last and not blocked:
+                talk(f"{id} waits no longer for that; it can run now")
+            last = blocked
+
+    def look_until_over() -> None:
+        with contextlib.suppress(CorralError):
+            look()
+
+    threading.Thread(target=look_until_over, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 # --- watch ------------------------------------------------------------------------------
 
 
@@ -209,13 +256,18 @@ def watch(client: Client, out: Output, ids: Sequence[str], since: int | None) ->
         if view.state in TERMINAL:
             _print(out, shown_as_update(view))
     open_ = [id for id, state in states.items() if state not in TERMINAL]
+
+    def first_open() -> str | None:
+        return next((id for id in open_ if states[id] not in TERMINAL), None)
+
     try:
-        for update in client.watch(open_, since) if open_ or not ids else ():
-            _print(out, update)
-            if update.state is not None and update.id in states:
-                states[update.id] = update.state
-                if all(state in TERMINAL for state in states.values()):
-                    break
+        with _obstacles_told(client, first_open, frozenset()):
+            for update in client.watch(open_, since) if open_ or not ids else ():
+                _print(out, update)
+                if update.state is not None and update.id in states:
+                    states[update.id] = update.state
+                    if all(state in TERMINAL for state in states.values()):
+                        break
     except KeyboardInterrupt:
         return detached([id for id, state in states.items() if state not in TERMINAL])
     bad = [state for state in states.values() if state is not State.SUCCEEDED]

@@ -171,6 +171,24 @@ def test_ctrl_c_detaches_and_the_task_goes_on(
     assert corral("task", "cancel", "long").status == 0
 
 
+def test_a_wait_for_what_nothing_can_run_says_why(
+    corral: Cli, started: Callable[[Started], Started]
+) -> None:
+    waited = corral("task", "submit", "echo", "--gpus", "7", "--wait", "--timeout", "1s")
+    assert waited.status == 7
+    assert waited.err.count("no worker can meet the needs of echo: gpus 7") == 1
+    id = corral("task", "list", "--state", "queued", "-o", "name").out.split()[0]
+    result = corral("task", "result", id, "--timeout", "1s")
+    assert result.status == 7
+    watching = started(corral.start("task", "watch", id))
+    watching.until(lambda: "corral task explain" in watching.err)
+    for told in (result.err, watching.err):
+        assert told.count("no worker can meet the needs of echo: gpus 7") == 1
+        assert f"corral task explain {id}" in told
+    assert corral("task", "cancel", id).status == 0
+    assert watching.wait().status == 8
+
+
 def test_watch_tells_every_state_until_the_end(corral: Cli) -> None:
     id = submitted(corral("task", "submit", "sleep", "seconds=0.5"))
     ended = corral("task", "watch", id, "-o", "jsonl")
