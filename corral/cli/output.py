@@ -69,15 +69,40 @@ class Output:
             click.echo(shown) if isinstance(shown, str) else console().print(shown)
 
     def _line(self, item: object) -> None:
-        import msgspec
-
-        click.echo(msgspec.json.encode(item))
+        click.echo(_json(item))
 
 
 def _pretty(item: object) -> bytes:
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(item))
+    return msgspec.json.format(_json(item))
+
+
+def _json(item: object) -> bytes:
+    """Anything that came over the wire as JSON.
+
+    MessagePack has more than JSON has: a key that is no text is written as its JSON text, so
+    (1, 2) becomes "[1,2]", and an extension as {"ext": code, "data": base64}.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.encode(item)
+    except TypeError:
+        return msgspec.json.encode(_as_json(msgspec.to_builtins(item, enc_hook=_extension)))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else _json(key).decode(): _as_json(item)
+            for key, item in value.items()
+        }
+    return [*map(_as_json, value)] if isinstance(value, list | tuple) else value
+
+
+def _extension(value: Any) -> dict[str, Any]:
+    return {"ext": value.code, "data": bytes(value.data)}
 
 
 def value_text(value: object) -> str:

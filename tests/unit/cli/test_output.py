@@ -6,7 +6,7 @@ import json
 
 import click
 import pytest
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
 from corral.cli.options import DURATION, GIB, MAYBE_PAIR, PAIR, span
 from corral.cli.output import FORMATS, Output, value_text
@@ -89,6 +89,19 @@ def test_a_result_that_is_text_stands_as_it_is() -> None:
     assert value_text("two\nlines") == "two\nlines"
     assert json.loads(value_text({"a": [1]})) == {"a": [1]}
     assert value_text(None) == "null"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({(1, "b"): 1, 2: [{(3,): 4}]}, {'[1,"b"]': 1, "2": [{"[3]": 4}]}),
+        ({None: 1, True: 2, 1.5: 3}, {"null": 1, "true": 2, "1.5": 3}),
+        ([msgpack.Ext(5, b"ab")], [{"ext": 5, "data": "YWI="}]),
+        ({"b": b"ab", "n": float("nan")}, {"b": "YWI=", "n": None}),
+    ],
+)
+def test_what_json_has_not_is_written_by_a_rule(value: object, text: object) -> None:
+    assert json.loads(value_text(msgpack.decode(msgpack.encode(value)))) == text
 
 
 @pytest.mark.parametrize(("text", "value"), [("10m", 600.0), ("1h 30m", 5400.0), ("5", 5.0)])
