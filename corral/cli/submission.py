@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -149,7 +150,8 @@ def read_lines(file: IO[bytes], defaults: Defaults) -> Lines:
 
 def _tasks_in(file: IO[bytes], name: str, base: Task) -> Iterator[tuple[int, Task]]:
     decode = msgspec.json.Decoder(_TaskLine).decode
-    for number, text in enumerate(file, 1):
+    for number, line in enumerate(file, 1):
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if not text.strip():
             continue
         try:

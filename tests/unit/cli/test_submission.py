@@ -99,6 +99,11 @@ def test_a_bad_line_is_named_with_its_field(text: str, words: list[str]) -> None
         assert word in caught.value.message
 
 
+def test_a_byte_order_mark_is_passed_over() -> None:
+    [task] = read('\ufeff{"kind": "echo"}').tasks
+    assert task.kind == "echo"
+
+
 def test_bytes_that_are_no_text_are_refused() -> None:
     file = io.BytesIO(b'{"kind": "\xff"}')
     with pytest.raises(BadTask, match=r"the file:1"):
