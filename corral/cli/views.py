@@ -210,10 +210,11 @@ def explanation_page(told: Explanation) -> RenderableType:
 
 
 def _rows(workers: list[WorkerVerdict]) -> list[tuple[WorkerVerdict, Verdict | None, bool]]:
-    """A row for each need; the first of a worker's variant carries its name."""
+    """A row for each need that is not met; the first of a worker's variant carries its name."""
     rows: list[tuple[WorkerVerdict, Verdict | None, bool]] = []
     for worker in workers:
-        listed: list[Verdict | None] = [*worker.verdicts] or [None]
+        unmet = [verdict for verdict in worker.verdicts if not verdict.met]
+        listed: list[Verdict | None] = [*unmet] or [None]
         rows += [(worker, verdict, index == 0) for index, verdict in enumerate(listed)]
     return rows
 
@@ -224,13 +225,18 @@ def _mark(met: bool) -> Text:
     return Text("✔ met", "green") if met else Text("✘ not met", "red")
 
 
+def _met(worker: WorkerVerdict) -> str:
+    return ", ".join(verdict.need for verdict in worker.verdicts if verdict.met)
+
+
 _VERDICT_COLUMNS: dict[str, Callable[[tuple[WorkerVerdict, Verdict | None, bool]], Any]] = {
     "worker": lambda row: row[0].worker if row[2] else "",
     "variant": lambda row: str(row[0].variant + 1) if row[2] else "",
     "need": lambda row: row[1].need if row[1] else "",
     "wanted": lambda row: row[1].wanted if row[1] else "",
     "has": lambda row: row[1].has if row[1] else "",
-    "": lambda row: _mark(row[1].met if row[1] else row[0].fits),
+    "": lambda row: _mark(row[1] is None and row[0].fits),
+    "met": lambda row: _met(row[0]) if row[2] else "",
 }
 
 
