@@ -13,6 +13,8 @@ INSTALLED := $(VENV)/.installed
 PIPELINE ?= demo
 DEMO ?= .corral-demo
 UP ?= .corral
+RELEASE ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+EXTRAS ?=
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +39,14 @@ demo: $(INSTALLED)  ## run a real research pipeline here and write its report; a
 
 up: $(INSTALLED)  ## start a broker and two workers here, until Ctrl-C
 	$(BIN)/corral up --data $(UP) --workers 2 --slots 1
+
+bundle: $(INSTALLED)  ## dist/corral-RELEASE.tar: what a machine of the fleet installs, as wheels
+	rm -rf build/bundle && mkdir -p build/bundle/source dist
+	cp -r corral broker worker pyproject.toml README.md LICENSE build/bundle/source
+	sed -i 's/^version = .*/version = "$(RELEASE)"/' build/bundle/source/pyproject.toml
+	$(BIN)/python -m pip wheel -qq --constraint constraints.txt --build-constraint constraints.txt \
+	    --wheel-dir build/bundle/wheels 'build/bundle/source$(EXTRAS)'
+	tar --sort=name --owner=0 --group=0 --mode=u=rwX,go=rX --mtime=@0 -cf dist/corral-$(RELEASE).tar -C build/bundle/wheels .
 
 test: coverage  ## the whole suite, with the coverage gate (under 15 minutes on 2 cores)
 	# The planted bugs take a quarter of an hour: they are test-long's.
@@ -65,4 +75,4 @@ clean:  ## remove the environments, caches and whatever a run left behind
 	    .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo up test test-fast test-long coverage lint bench clean
+.PHONY: help setup demo up bundle test test-fast test-long coverage lint bench clean
