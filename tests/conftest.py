@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.evidence import LONG, SHORT, Evidence, Scale
+from tests.evidence import LONG, PROPERTY, SHORT, Evidence, Page, Run, Scale, this_run
 
-EVIDENCE = pytest.StashKey[Evidence]()
-STARTED = pytest.StashKey[float]()
+RUN = pytest.StashKey[Run]()  #: set when a page is to be written
 LONG_TIMEOUT = 6 * 3600  # seconds for one test of a long run
 
 # A busy machine is no failed property: no deadline, no complaint that examples come slowly.
@@ -22,13 +21,14 @@ settings.register_profile("long", settings.get_profile("short"), max_examples=2_
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("corral")
     group.addoption("--long", action="store_true", help="run the full figures (hours)")
-    group.addoption("--evidence", type=Path, metavar="FILE", help="write what was measured here")
+    group.addoption("--evidence", type=Path, metavar="FILE", help="keep what was measured here")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[EVIDENCE] = Evidence()
-    config.stash[STARTED] = time.monotonic()
-    settings.load_profile("long" if config.getoption("long") else "short")
+    settings.load_profile(scale_of(config).name)
+    page: Path | None = config.getoption("evidence")
+    if page is not None:
+        config.stash[RUN] = this_run(scale_of(config), page)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,31 +37,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(LONG_TIMEOUT), append=False)
 
 
+def scale_of(config: pytest.Config) -> Scale:
+    return LONG if config.getoption("long") else SHORT
+
+
 @pytest.fixture(scope="session")
 def scale(pytestconfig: pytest.Config) -> Scale:
     """How much to repeat: `scale.kills`, `scale.sim_hours`."""
-    return LONG if pytestconfig.getoption("long") else SHORT
+    return scale_of(pytestconfig)
 
 
-@pytest.fixture(scope="session")
-def evidence(pytestconfig: pytest.Config) -> Evidence:
+@pytest.fixture
+def evidence(record_property: Callable[[str, object], None]) -> Evidence:
     """Where a test writes down what it measured: `evidence.record("promise", figure=1)`."""
-    return pytestconfig.stash[EVIDENCE]
+    return Evidence(record_property)
 
 
 def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    found = config.stash[EVIDENCE]
-    if found.rows:
+    stats = terminalreporter.stats
+    passed = stats.get("passed", [])
+    measured = list(figures_in([*passed, *stats.get("failed", [])]))
+    if measured:
         terminalreporter.section("measured")
-        for line in found.lines():
-            terminalreporter.line(line)
+        for promise, figures in measured:
+            terminalreporter.line(f"{promise}: {figures}")
     path: Path | None = config.getoption("evidence")
-    if path is not None and exitstatus == pytest.ExitCode.OK:
-        passed = len(terminalreporter.stats.get("passed", []))
-        seconds = time.monotonic() - config.stash[STARTED]
+    if path is not None:
+        # A test that passed, and could not clean up behind it, has not passed.
+        wrong = {report.nodeid for report in stats.get("error", [])}
+        page = Page(path.read_text(encoding="utf-8") if path.exists() else "")
+        sound = (report for report in passed if report.nodeid not in wrong)
+        page.add(figures_in(sound), config.stash[RUN])
         path.parent.mkdir(parents=True, exist_ok=True)
-        scale = LONG if config.getoption("long") else SHORT
-        path.write_text(found.page(passed, seconds, scale), encoding="utf-8")
+        path.write_text(str(page), encoding="utf-8")
         terminalreporter.line(f"evidence: wrote {path}")
+
+
+def figures_in(reports: Iterable[pytest.TestReport]) -> Iterator[tuple[str, str]]:
+    """(promise, figures), in the order in which they were measured."""
+    for report in reports:
+        yield from (what for name, what in report.user_properties if name == PROPERTY)
