@@ -31,6 +31,7 @@ from corral.lab.settings import Settings
 POOL = "corral"
 USER = "corral@pve"
 SHUTDOWN_SECONDS = 2.0
+GOODBYE_SECONDS = 0.1  # for a connection to be closed by both sides
 
 #: role -> its privileges: least privilege, as the docs give them for a real cluster
 ROLES = {
@@ -131,18 +132,24 @@ async def _serve(folder: Path, settings: Settings, runtime: Runtime, host: str, 
     application.router.add_route("*", "/{path:.*}", Door(cluster, journal).handle)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
-    site = web.TCPSite(
-        runner, host, port or lab.port, ssl_context=certificate.context(folder), reuse_address=True
+    assert runner.server is not None
+    listener = await asyncio.get_running_loop().create_server(
+        runner.server,
+        host,
+        port or lab.port,
+        ssl=certificate.context(folder),
+        ssl_shutdown_timeout=GOODBYE_SECONDS,
     )
-    await site.start()
-    lab.host, lab.port = runner.addresses[0][:2]
+    lab.host, lab.port = listener.sockets[0].getsockname()[:2]
     lab.endpoint, lab.pid = f"https://{lab.host}:{lab.port}", os.getpid()
     store.save(folder / "lab.json", lab)
     print(f"serving {lab.endpoint} from {folder}", flush=True)
     for node in settings.names:
         boot(cluster, node)
     await _until_stopped(cluster)
+    listener.close()
     await runner.cleanup()
+    await asyncio.sleep(2 * GOODBYE_SECONDS)
 
 
 async def _until_stopped(cluster: Cluster) -> None:

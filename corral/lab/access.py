@@ -285,6 +285,14 @@ class Access:
                 roles = here or roles
         return roles
 
+    def forget(self, path: str) -> None:
+        """Remove the entries of an object that is gone."""
+        with self.lock:
+            left = [entry for entry in self.book.entries if entry.path != path]
+            if left != self.book.entries:
+                self.book.entries = left
+                self.save()
+
     # --- what a call demands -----------------------------------------------------------------
 
     def permits(

@@ -139,22 +139,12 @@ class Cluster:
             store.save(self.folder / "guests" / f"{guest.vmid}.json", guest)
 
     def forget_container(self, guest: Container) -> None:
-        """A container is gone: from its pool too, and from lists of access when `purge` is told."""
+        """A container is gone, from its pool too."""
         with self.lock:
             self.containers.pop(guest.vmid, None)
             self.seen.pop(guest.vmid, None)
             (self.folder / "guests" / f"{guest.vmid}.json").unlink(missing_ok=True)
             self.leave_pools(guest.vmid)
-
-    def purge(self, vmid: int) -> None:
-        """Remove a container from access lists and high availability."""
-        with self.access.lock:
-            book = self.access.book
-            book.entries = [entry for entry in book.entries if entry.path != f"/vms/{vmid}"]
-            self.access.save()
-        with self.lock:
-            if self.kept.ha.pop(f"ct:{vmid}", None) is not None:
-                self.save()
 
     def _remember_members(self) -> None:
         self._members = {

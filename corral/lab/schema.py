@@ -113,8 +113,8 @@ class Schema:
         text = "\0".join(map(str, given)) if isinstance(given, list) else _text(given)
         try:
             value = _typed(rule.get("type", "string"), text)
-            _bounded(rule, value)
             self._formatted(name, rule.get("format"), text)
+            _bounded(rule, value)
         except ValueError as error:
             errors[name] = str(error)
             return None

@@ -116,9 +116,8 @@ def _networks(asked: Call) -> list[dict[str, Any]]:
             "type": "network",
             "network": "localnetwork",
             "network-type": "zone",
-            "zone-type": "localnetwork",
             "node": node,
-            "status": "available",
+            "status": "ok",
         }
         for node in asked.cluster.settings.names
         if asked.may("/sdn/zones/localnetwork", "SDN.Audit")
@@ -304,7 +303,7 @@ def bulk_shutdown(asked: Call) -> str:
     def work(task: Task) -> None:
         task.log(f"Shutting down guests: {', '.join(str(guest.vmid) for guest in guests)}")
         begun = []
-        for guest in guests:
+        for guest in reversed(guests):
             task.point()
             if not running(asked.cluster, guest):
                 task.warn(f"Skipping CT {guest.vmid}, not running.")

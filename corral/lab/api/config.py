@@ -204,15 +204,16 @@ def _apply(cluster: Cluster, guest: Container, new: dict[str, Any], gone: list[s
             guest.pending[option] = value
             continue
         guest.pending.pop(option, None)
-        guest.config[option] = value
-        if option == "tags":
-            guest.config[option] = normal_tags(str(value))
-        if NETWORK.fullmatch(option):
-            problem = _bad_network(cluster, str(value), runs)
-            if problem is None:
-                guest.config[option] = normal_network(str(value))
-            else:
-                errors[option] = problem
+        problem = _bad_network(cluster, str(value), runs) if NETWORK.fullmatch(option) else None
+        if problem is not None:
+            errors[option] = problem
+        if problem is not None and runs:  # the old card is unplugged by then
+            guest.pending[option] = value
+            guest.config.pop(option, None)
+        elif problem is None and NETWORK.fullmatch(option):
+            guest.config[option] = normal_network(str(value))
+        else:
+            guest.config[option] = normal_tags(str(value)) if option == "tags" else value
     cluster.save_container(guest)
     if errors and runs:
         raise invalid(
@@ -226,6 +227,8 @@ def _apply(cluster: Cluster, guest: Container, new: dict[str, Any], gone: list[s
 
 def _delete(guest: Container, option: str, runs: bool) -> None:
     if option not in guest.config:
+        if NETWORK.fullmatch(option):  # other options that are only pending stay so
+            guest.pending.pop(option, None)
         return
     if runs and option in COLD:
         guest.pending[option] = None

@@ -185,7 +185,6 @@ def _reserved(asked: Call, restore: bool) -> Container:
             raise Refused("can't overwrite running container")
         if old.config.get("protection"):
             raise Refused(f"can't remove CT {old.vmid} - protection mode enabled")
-        old.unlocked()
         return cluster.set_lock(asked.node, asked.vmid, "create")
     guest = Container(asked.vmid, asked.node, {"lock": "create"})
     cluster.add(guest)
@@ -243,8 +242,10 @@ def _restorer(
 ) -> Any:
     cluster = asked.cluster
     file = file_of(cluster, asked.node, archive)
-    old = dict(guest.config)
+    old = {key: value for key, value in guest.config.items() if key != "lock"}
     was = list(guest.volumes)
+    guest.config = {"lock": "create"}
+    cluster.save_container(guest)
 
     def work(task: Task) -> None:
         try:
@@ -270,7 +271,7 @@ def _restorer(
                 cluster.save_container(guest)
         except (Refused, RuntimeFailed) as error:
             if was:
-                guest.config = {key: old[key] for key in old if key != "lock"}
+                guest.config = old
                 cluster.save_container(guest)
             else:
                 _undo(asked, guest)
@@ -323,8 +324,10 @@ def destroy(asked: Call) -> str:
                     task.log(f'  Logical volume "{name}" successfully removed.')
             if purge:
                 task.log(f"purging CT {guest.vmid} from related configurations..")
-                cluster.purge(guest.vmid)
+                cluster.kept.ha.pop(f"ct:{guest.vmid}", None)
+                cluster.save()
             cluster.forget_container(guest)
+            cluster.access.forget(f"/vms/{guest.vmid}")
 
     return cluster.tasks.start(asked.node, "vzdestroy", guest.vmid, asked.actor, work)
 

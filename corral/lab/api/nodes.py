@@ -18,7 +18,7 @@ BELOW = split_list(
     journal lxc migrateall netstat network qemu query-oci-repo-tags query-url-metadata
     replication report rrd rrddata scan sdn services spiceshell startall status stopall
     storage subscription suspendall syslog tasks termproxy time version vncshell
-    vncwebsocket vzdump wakeonlan
+    vzdump wakeonlan
     """
 )
 

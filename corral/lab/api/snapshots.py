@@ -17,7 +17,7 @@ from corral.lab.volumes import disk, is_bind, of_config, room
 
 PATH = "/nodes/{node}/lxc/{vmid}/snapshot"
 ONE = f"{PATH}/{{snapname}}"
-OF_SNAPSHOT = frozenset({"snaptime", "parent", "lock"})
+OF_SNAPSHOT = frozenset({"snaptime", "parent", "lock", "description"})
 
 
 @call("GET", PATH)
@@ -58,6 +58,8 @@ def take(asked: Call) -> str:
     def work(task: Task) -> None:
         with cluster.config_lock(asked.vmid):
             guest = asked.container.unlocked()
+            if guest.is_template:
+                raise Refused("you can't take a snapshot if it's a template")
             if name in guest.snapshots:
                 raise Refused(f"snapshot name '{name}' already used")
             cluster.set_lock(asked.node, asked.vmid, "snapshot")

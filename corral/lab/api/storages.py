@@ -64,8 +64,6 @@ def create_config(asked: Call) -> dict[str, str]:
     if name in cluster.kept.storages:
         raise Refused(f"create storage failed: storage ID '{name}' already defined")
     config = {key: value for key, value in asked.params.items() if key != "storage"}
-    if config["type"] == "dir":
-        config.setdefault("prune-backups", "keep-all=1")
     cluster.kept.storages[name] = config
     cluster.save()
     return {"storage": name, "type": config["type"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from corral.lab.answers import Download, Page, forbidden, invalid
+from corral.lab.answers import Download, Page, invalid
 from corral.lab.api import Call, call
 from corral.lab.formats import split_list
 from corral.lab.tasks import UPID, Task
@@ -133,6 +133,6 @@ def stop(asked: Call) -> None:
     """Interrupt it."""
     task = _known(asked, "Sys.Modify")
     if task is None:
-        raise forbidden()
+        raise invalid({"upid": "no such task"})
     if not task.done.is_set():
         asked.cluster.tasks.stop(task)
