@@ -96,7 +96,7 @@ class World:
             for index in range(4)
         ]
         self.researchers = [
-            Researcher(self, f"client{index}", pace) for index, pace in enumerate((2, 5, 7, 9))
+            Researcher(self, f"client{index}", pace) for index, pace in enumerate((4, 8, 12, 16))
         ]
         self.operator = Operator(self, "operator")
         for dialect in (1, 2):
@@ -242,13 +242,13 @@ def fleet(engine: Engine) -> list[Document]:
     random = engine.random
     documents: list[Document] = []
     common = [kind for name, kind in KINDS.items() if name != "rare"]
-    for index in range(38):
+    for index in range(20):  # the first six have cards
         kinds = list(common)
-        if index in (10, 11):
+        if index in (8, 9):
             kinds.append(KINDS["rare"])
-        if 12 <= index < 20:
+        if 10 <= index < 15:
             kinds.append(drifting(1))
-        if index >= 24:  # machines for light work only
+        if index >= 16:  # machines for light work only
             kinds = [kind for kind in kinds if kind.kind in ("work", "tiny", "gateway", "select")]
         documents.append(
             Document(
