@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import os
 import secrets
 import signal
@@ -115,8 +114,9 @@ def _arguments() -> argparse.Namespace:
 def _runtime(folder: Path, settings: Settings) -> Runtime:
     if settings.dry:
         return DryRuntime(folder)
-    made: Runtime = importlib.import_module("corral.lab.lxc").LxcRuntime(folder, settings.bridges)
-    return made
+    from corral.lab.lxc import LxcRuntime
+
+    return LxcRuntime(folder, settings.bridges)
 
 
 async def _serve(folder: Path, settings: Settings, runtime: Runtime, host: str, port: int) -> None:
