@@ -36,6 +36,7 @@ HEADERS = {
     "Cache-Control": "max-age=0",
     "Pragma": "no-cache",
 }
+UNREACHABLE = "No route to host"  # with status 595: the node that has to answer is not there
 JSON = "application/json;charset=UTF-8"
 WORKERS = 64  # calls at the same time; some wait for a lock
 LARGEST = 8 * 1024**3  # bytes of an upload
@@ -82,6 +83,9 @@ class Door:
         entry.actor = actor.name if actor else ""
         if found is None or declared is None or (request.method, template) not in self._calls:
             return _refusal(not_implemented(request.method, path))
+        fault = self._cluster.faults.answer(request.method, path)
+        if fault is not None:
+            return _refusal(Refused(fault.text or UNREACHABLE, fault.status))
         file: Path | None = None
         try:
             given, file = await _parameters(request)
@@ -121,7 +125,7 @@ class Door:
                 "Temporary failure in name resolution"
             )
         if not self._cluster.is_up(node):
-            raise Refused("No route to host", 595)
+            raise Refused(UNREACHABLE, 595)
 
     def _who(self, request: web.Request, world: bool) -> Actor | None:
         """Whose credentials come along.

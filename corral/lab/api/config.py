@@ -107,8 +107,9 @@ def shown(config: Config) -> dict[str, Any]:
     return {key: f"{value}\n" if key == "description" else value for key, value in config.items()}
 
 
-def _demand_env(asked: Call, *configs: Config) -> None:
-    if any("env" in config for config in configs):
+def _demand_env(asked: Call, guest: Container) -> None:
+    """A config with `env` can only be read by who may write it."""
+    if "env" in guest.config or "env" in guest.pending:
         asked.demand(f"/vms/{asked.vmid}", "VM.Config.Options")
 
 
@@ -122,7 +123,7 @@ def config(asked: Call) -> dict[str, Any]:
         if name not in guest.snapshots:
             raise Refused(f"snapshot '{name}' does not exist")
         return shown(guest.snapshots[name]) | digest
-    _demand_env(asked, guest.config)
+    _demand_env(asked, guest)
     current = dict(guest.config)
     if not asked.get("current"):
         for key, value in guest.pending.items():
@@ -136,7 +137,7 @@ def config(asked: Call) -> dict[str, Any]:
 def pending(asked: Call) -> list[dict[str, Any]]:
     """Each option with its value, and the one to come."""
     guest = asked.container
-    _demand_env(asked, guest.config)
+    _demand_env(asked, guest)
     current = shown(guest.config) | {"digest": guest.digest()}
     rows = {key: {"key": key, "value": value} for key, value in current.items()}
     for key, value in guest.pending.items():
@@ -273,7 +274,7 @@ def resize(asked: Call) -> str:
     """Let a disk grow; in the lab a size is a number and no limit."""
     cluster, guest, key = asked.cluster, asked.container, asked["disk"]
     guest.unlocked()
-    _demand_env(asked, guest.config)
+    _demand_env(asked, guest)
     value = guest.config.get(key)
     if value is None:
         raise Refused(f"No volume named {key}")
