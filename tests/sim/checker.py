@@ -331,12 +331,15 @@ class Checker(Books):
         if cause is not None and outcome not in ("lost", "recalled") and not said:
             raise Violation("P5", f"{id} ended as {attempt.outcome}, not {outcome}", id)
 
+    def _leased(self, heard: float, limit: float) -> tuple[float, float]:
+        """Since when silence counts, and how long it may last; longer just after a restart."""
+        if heard < self.broker_up:
+            return self.broker_up, max(limit, self.settings["adoption_window"])
+        return heard, limit
+
     def _was_silent(self, attempt: Attempt, limit: float, promise: str = "P12") -> None:
         """Nobody is given up who could be heard, nor before the time to come back is over."""
-        since = self.contacts.get(attempt.worker, 0.0)
-        if since < self.broker_up:
-            since = self.broker_up
-            limit = max(limit, self.settings["adoption_window"])
+        since, limit = self._leased(self.contacts.get(attempt.worker, 0.0), limit)
         silent = self.quiet_time(since, self.stalls)
         native = self.machines[attempt.worker].native
         if silent < limit - SLACK and native and not attempt.dead:
@@ -412,10 +415,10 @@ class Checker(Books):
 
     def _contact(self, e: Entry) -> None:
         """A worker is heard again: after a lease without a word, nothing of it may be current."""
-        since = max(e["since"], self.broker_up + self.settings["adoption_window"])
+        since, limit = self._leased(e["since"], self.settings["unavailable_after"])
         silent = self.quiet_time(since, self.stalls + self.delays)
         machine = self.machines.get(e["worker"])
-        if machine is not None and silent > self.settings["unavailable_after"] + SLACK:
+        if machine is not None and silent > limit + SLACK:
             for attempt in machine.current.values():
                 why = f"{attempt.task.id} is current, {e['worker']} was silent for {silent:.0f} s"
                 raise Violation("P10", why, attempt.task.id)

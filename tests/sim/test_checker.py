@@ -246,6 +246,22 @@ def silent_and_current(history: History) -> None:
         entry["at"] = 91.0 + second
 
 
+def restarted(history: History, back: float) -> None:
+    """The broker restarts while `b` runs, and hears its worker so many seconds later."""
+    at = find(history, "end", id="b")
+    history[at:at] = [
+        {"what": "broker_down", "at": float(at)},
+        {"what": "broker_up", "at": float(at + 1)},
+        {"what": "contact", "worker": "w2", "since": float(at - 1), "at": at + 1 + back},
+    ]
+    for second, entry in enumerate(history[at + 3 :]):
+        entry["at"] = at + 2.0 + back + second
+
+
+def silent_since_a_restart(history: History) -> None:
+    restarted(history, 30.0 + 7.0)
+
+
 def equal_content(history: History) -> None:
     for id in ("a", "c"):
         row(history, "Accepted", id)["content"] = True
@@ -281,6 +297,7 @@ WRONG: list[tuple[str, Callable[[History], None]]] = [
     ("P7", child_too_early),
     ("P8", equal_content),
     ("P10", silent_and_current),
+    ("P10", silent_since_a_restart),
     ("P11", passed_over),
     ("P11", drained_and_given_more),
     ("P12", given_up_too_early),
@@ -290,6 +307,15 @@ WRONG: list[tuple[str, Callable[[History], None]]] = [
 
 def test_a_right_history_is_right() -> None:
     judge(life())
+
+
+def test_the_time_to_come_back_is_longer_by_what_the_broker_stood_still() -> None:
+    history = life()
+    restarted(history, 25.0 + 30.0 + 5.0)
+    at = find(history, "contact")
+    stood = history[at - 1]["at"] + 1.0
+    history.insert(at, {"what": "stalled", "at": stood, "until": stood + 25.0})
+    judge(history)
 
 
 @pytest.mark.parametrize(
