@@ -9,8 +9,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.corral.fleet.plugins.module_utils.wanted import Role, wanted
 
 from tests.fleet.lab.process import TEMPLATE, LabProcess
 
@@ -29,13 +32,18 @@ WORKER = {
     "cores": 1, "memory_mib": 256,
 }  # fmt: skip
 
+#: five hundred small ones, and a network that has room for them
+MANY = [WORKER | {"count": 500, "memory_mib": 64, "address_offset": 256}]
+WIDE = {"bridge": "vmbr0", "subnet": "10.7.0.0/16"}
+
 
 class Answer:
-    """What a module returned."""
+    """What a module returned, and what Ansible showed."""
 
-    def __init__(self, returned: Mapping[str, Any]) -> None:
+    def __init__(self, returned: Mapping[str, Any], shown: str) -> None:
         self.returned = returned
-        self.failed = bool(returned.get("failed"))
+        self.shown = shown
+        self.failed = " | FAILED! => " in shown
         self.changed = bool(returned["changed"])
 
     def __getitem__(self, key: str) -> Any:
@@ -73,6 +81,7 @@ class Operator:
             "PATH": f"{BIN}:/usr/bin:/bin",
             "HOME": str(self.folder),
             "LC_ALL": "C.UTF-8",
+            "COLUMNS": "1000",
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
             "ANSIBLE_LOCALHOST_WARNING": "false",
             "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
@@ -115,7 +124,7 @@ class Operator:
         ended = self.run(*command, environment=environment)
         _, _, text = ended.stdout.partition("=> ")
         assert text, f"{ended.stdout}\n{ended.stderr}"
-        return Answer(json.JSONDecoder().raw_decode(text)[0])
+        return Answer(json.JSONDecoder().raw_decode(text)[0], ended.stdout)
 
     def command(self, name: str, arguments: Mapping[str, Any], *flags: str) -> list[str]:
         """The command that runs one module."""
@@ -134,13 +143,16 @@ class Operator:
         return self.module("containers", arguments, *flags, environment=environment)
 
     def inventory(
-        self, roles: Sequence[Mapping[str, Any]] = (BROKER, WORKER), **options: Any
+        self,
+        roles: Sequence[Mapping[str, Any]] = (BROKER, WORKER),
+        network: Mapping[str, Any] = NETWORK,
+        **options: Any,
     ) -> Path:
         """Write an inventory of the fleet; returns its file."""
         file = self.folder / "fleet.proxmox.yml"
         variables = self.folder / "group_vars" / "all" / "fleet.yml"
         variables.parent.mkdir(parents=True, exist_ok=True)
-        variables.write_text(json.dumps({"fleet_network": NETWORK, "fleet_roles": list(roles)}))
+        variables.write_text(json.dumps({"fleet_network": network, "fleet_roles": list(roles)}))
         file.write_text(json.dumps({"plugin": "corral.fleet.proxmox", **options}))
         return file
 
@@ -182,6 +194,33 @@ def make_templates(lab: LabProcess, version: str = "7", base: int = 9000) -> Non
     with ThreadPoolExecutor() as makers:
         nodes = [one["node"] for one in api.nodes.get()]
         list(makers.map(make, range(1, len(nodes) + 1), sorted(nodes)))
+    lab.own("POST", "/lab/look")
+
+
+def populate(lab: LabProcess, roles: Sequence[Mapping[str, Any]], network: Any) -> None:
+    """A fleet that is as wanted already, put there by other means than the collection's."""
+    wish = wanted(network, roles)
+    nodes = sorted(one["node"] for one in lab.client().nodes.get())
+
+    def make(role: Role, ordinal: int) -> None:
+        api = lab.client()
+        created = api.nodes(nodes[ordinal % len(nodes)]).lxc.post(
+            vmid=role.vmid + ordinal,
+            ostemplate=TEMPLATE,
+            rootfs="local-lvm:1",
+            unprivileged=1,
+            pool="corral",
+            start=1,
+            tags=";".join(wish.tags(role, ordinal, role.template)),
+            **wish.config(role, ordinal),
+        )
+        assert lab.wait(api, created) == "OK"
+
+    with ThreadPoolExecutor() as makers:
+        for role in wish.roles:
+            list(makers.map(partial(make, role), range(1, role.count + 1)))
+    while sum(one["status"] == "running" for one in fleet(lab).values()) < len(fleet(lab)):
+        time.sleep(0.2)
     lab.own("POST", "/lab/look")
 
 

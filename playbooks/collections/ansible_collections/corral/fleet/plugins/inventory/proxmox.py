@@ -97,7 +97,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         file = os.path.join(os.path.dirname(path), self.get_option("fleet_file"))
         if not self.loader.path_exists(file):
             raise BadWish(
-                f"fleet_file {file} is not there: it holds fleet_network and fleet_roles."
+                f"fleet_file {file} is not there: write fleet_network and fleet_roles into it."
             )
         variables = self.loader.load_from_file(file)
         try:

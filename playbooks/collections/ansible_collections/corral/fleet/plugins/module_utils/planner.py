@@ -405,7 +405,7 @@ class _Planner:
         return (
             f"Role {role.name} wants template {role.template}, and there is"
             f" {have or 'no template of the fleet at all'}. Make it: ansible-playbook"
-            f" playbooks/template.yml -e fleet_template_version={role.template}; or ask for one"
+            f" playbooks/template.yml -e version={role.template}; or ask for one"
             " that exists."
         )
 
