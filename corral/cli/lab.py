@@ -90,6 +90,7 @@ def lab() -> None:
 @click.option("--cores", type=click.IntRange(1), help="Of each node.")
 @click.option("--memory", type=click.IntRange(1), help="Of each node, in GiB.")
 @click.option("--dry", is_flag=True, help="No containers behind the API; needs no privileges.")
+@click.option("--host", default="127.0.0.1", help="Loopback, or the address of its own bridge.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: chosen by the system.")
 @click.option("--set", "more", multiple=True, metavar="NAME=JSON", help="Another setting.")
 @printed
@@ -100,6 +101,7 @@ def up(
     cores: int | None,
     memory: int | None,
     dry: bool,
+    host: str,
     port: int,
     more: tuple[str, ...],
 ) -> None:
@@ -111,7 +113,7 @@ def up(
         for pair in more:
             name, _, value = pair.partition("=")
             settings[name] = json.loads(value)
-        found = _start(data, port, settings)
+        found = _start(data, host, port, settings)
     output.one(found, _told, lambda lab: str(lab["endpoint"]))
 
 
@@ -135,7 +137,11 @@ def reset(output: Output, data: Path) -> None:
         raise LabDown(folder=str(data))
     _stop(data)
     _remove(data)
-    output.one(_start(data, known["port"], settings), _told, lambda lab: str(lab["endpoint"]))
+    output.one(
+        _start(data, known["host"], known["port"], settings),
+        _told,
+        lambda lab: str(lab["endpoint"]),
+    )
 
 
 @lab.command()
@@ -296,14 +302,16 @@ def _command(folder: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "corral.lab", "--data", str(folder.resolve()), *more]
 
 
-def _start(folder: Path, port: int, settings: dict[str, Any]) -> dict[str, Any]:
+def _start(folder: Path, host: str, port: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Start the process, detached, and wait until it serves."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     words = folder / "lab.log"
     with words.open("ab") as log:
         began = log.tell()
         process = subprocess.Popen(
-            _command(folder, "--port", str(port), "--settings", json.dumps(settings)),
+            _command(
+                folder, "--host", host, "--port", str(port), "--settings", json.dumps(settings)
+            ),
             env={**os.environ, "PYTHONSAFEPATH": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,

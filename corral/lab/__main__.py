@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import os
 import secrets
 import signal
@@ -88,6 +89,10 @@ def main() -> int:
     if settings is None:
         settings = msgspec.convert(msgspec.json.decode(asked.settings), Settings)
         store.save(folder / "settings.json", settings)
+    if not _is_own(asked.host, settings):
+        own = ", ".join(settings.bridges.values())
+        print(f"{asked.host} is neither loopback nor a bridge of the lab ({own})", file=sys.stderr)
+        return 2
     runtime = _runtime(folder, settings)
     try:
         runtime.open()
@@ -109,6 +114,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--settings", default="{}", help="JSON; heeded by the first start only")
     parser.add_argument("--sweep", action="store_true", help="stop what a killed lab left running")
     return parser.parse_args()
+
+
+def _is_own(host: str, settings: Settings) -> bool:
+    """Whether nobody beyond this machine can reach that address."""
+    address = ipaddress.ip_address(host)
+    bridges = (ipaddress.ip_interface(bridge).ip for bridge in settings.bridges.values())
+    return address.is_loopback or address in bridges
 
 
 def _runtime(folder: Path, settings: Settings) -> Runtime:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from corral.lab.access import Actor
 from corral.lab.answers import Refused, forbidden
 from corral.lab.api import Call, call
 from corral.lab.api.config import NETWORK, demand_bridge
@@ -32,6 +33,7 @@ from corral.lab.volumes import (
 )
 
 PATH = "/nodes/{node}/lxc/{vmid}"
+RESTART_SECONDS = 180  # that a container has to stop before it moves
 NOT_COPIED = frozenset({"template", "lock", "parent", "snaptime", "unused0"})
 
 
@@ -91,12 +93,14 @@ def _planned(
         Refused: it cannot or may not be cloned like this.
     """
     cluster, name = asked.cluster, asked.get("snapname")
-    full = bool(asked.get("full", 0 if source.is_template or name else 1))
+    full = bool(asked.get("full", 0 if source.is_template else 1))
     if name is not None and name not in source.snapshots:
         raise Refused(f"snapshot '{name}' does not exist")
-    if full and cluster.runs(source.vmid) and name is None:
+    if name is not None:
+        raise Refused(f"unable to clone from snapshot '{name}' in the lab: clone the present state")
+    if full and cluster.runs(source.vmid):
         raise Refused("Full clone of a running container is only possible from a snapshot")
-    config = source.snapshots[name] if name is not None else source.config
+    config = source.config
     mounts = dict(of_config(config))
     kept = {
         key: value
@@ -210,31 +214,34 @@ def preconditions(asked: Call) -> dict[str, Any]:
 @call("POST", f"{PATH}/migrate")
 def migrate(asked: Call) -> str:
     """Move a container to another node; a running one only by a restart."""
-    cluster, guest, target = asked.cluster, asked.container, asked["target"]
+    restart, timeout = bool(asked.get("restart")), asked.get("timeout", RESTART_SECONDS)
+    return move(asked.cluster, asked.actor, asked.container, asked["target"], restart, timeout)
+
+
+def move(
+    cluster: Cluster, actor: Actor, guest: Container, target: str, restart: bool, timeout: int
+) -> str:
+    """Begin the move of a container; returns the task."""
+    node = guest.node
     if target not in cluster.settings.names:
         raise Refused(f"no such cluster node '{target}'")
-    if target == asked.node:
+    if target == node:
         raise Refused("target is local node.")
     if not cluster.is_up(target):
         raise Refused(f"target node '{target}' is offline")
     runs = cluster.runs(guest.vmid)
-    restart = bool(asked.get("restart"))
     if runs and not restart:
         raise Refused("running container can only be migrated in restart mode")
     guest.unlocked()
 
     def work(task: Task) -> None:
-        cluster.set_lock(asked.node, guest.vmid, "migrate")
+        cluster.set_lock(node, guest.vmid, "migrate")
         try:
             task.log(f"starting migration of CT {guest.vmid} to node '{target}' (127.0.0.1)")
-            if runs:
-                cluster.runtime.shutdown(guest.vmid, asked.get("timeout", 180))
+            if runs and not cluster.runtime.shutdown(guest.vmid, timeout):
+                raise Refused(f"CT {guest.vmid} did not stop within {timeout} seconds")
             task.point()
-            for child in [name for _, name in of_config(guest.config) if not is_bind(name)]:
-                if child not in guest.unmade and cluster.runtime.children(disk(child)):
-                    raise Refused(
-                        f"can't migrate local disk '{child}': there are linked clones of it"
-                    )
+            _refuse_linked(cluster, guest)
         except (Refused, RuntimeFailed):
             cluster.unset_lock(guest)
             if runs and not cluster.runs(guest.vmid):
@@ -247,4 +254,24 @@ def migrate(asked: Call) -> str:
             cluster.runtime.start(guest_of(guest), task.log)
         task.log("migration finished successfully")
 
-    return cluster.tasks.start(asked.node, "vzmigrate", guest.vmid, asked.actor, work)
+    return cluster.tasks.start(node, "vzmigrate", guest.vmid, actor, work)
+
+
+def _refuse_linked(cluster: Cluster, guest: Container) -> None:
+    """A template that others are layers over stays where they are."""
+    for _, volume in of_config(guest.config):
+        made = not is_bind(volume) and volume not in guest.unmade
+        if made and cluster.runtime.children(disk(volume)):
+            raise Refused(f"can't migrate local disk '{volume}': there are linked clones of it")
+
+
+@call("GET", f"{PATH}/feature")
+def feature(asked: Call) -> dict[str, int]:
+    """Whether the storages of a container can do something."""
+    types = {
+        storage(asked.cluster, volume.partition(":")[0])["type"]
+        for _, volume in of_config(asked.container.config)
+        if not is_bind(volume)
+    }
+    able = asked["feature"] == "copy" or types <= LINKED
+    return {"hasFeature": int(able)}

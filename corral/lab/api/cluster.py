@@ -7,6 +7,7 @@ from typing import Any
 from corral.lab import status
 from corral.lab.answers import Refused, forbidden, invalid
 from corral.lab.api import Call, call, index
+from corral.lab.api.clones import RESTART_SECONDS, move
 from corral.lab.api.nodes import of_node
 from corral.lab.api.power import running, shut_down, start
 from corral.lab.api.storages import usage_of
@@ -317,6 +318,39 @@ def bulk_shutdown(asked: Call) -> str:
                 task.warn(f"Stopping CT {guest.vmid} failed: {child.status}")
 
     return asked.cluster.tasks.start(_here(asked.cluster), "bulk-shutdown", "", asked.actor, work)
+
+
+@call("POST", "/cluster/bulk-action/guest/migrate")
+def bulk_migrate(asked: Call) -> str:
+    """Move many; one that cannot be moved fails the task, after all have been tried."""
+    guests, target = _guests(asked), asked["target-node"]
+    for guest in guests:
+        asked.demand(f"/vms/{guest.vmid}", "VM.Migrate")
+
+    def work(task: Task) -> None:
+        task.log(f"Migrating guests: {', '.join(str(guest.vmid) for guest in guests)}")
+        failed: list[int] = []
+        for guest in guests:
+            task.point()
+            task.log(f"Migrating CT {guest.vmid} to {target}")
+            try:
+                upid = move(
+                    asked.cluster, asked.actor, guest, target, restart=True, timeout=RESTART_SECONDS
+                )
+            except Refused as refused:
+                task.warn(f"Migrating CT {guest.vmid} failed: {refused}")
+                failed.append(guest.vmid)
+                continue
+            child = _found(asked, upid)
+            child.done.wait()
+            if child.status != "OK":
+                task.warn(f"Migrating CT {guest.vmid} failed: {child.status}")
+                failed.append(guest.vmid)
+        if failed:
+            listed = ", ".join(str(vmid) for vmid in failed)
+            raise Refused(f"Some guests failed to migrate: {listed}")
+
+    return asked.cluster.tasks.start(_here(asked.cluster), "bulk-migrate", "", asked.actor, work)
 
 
 @call("POST", "/cluster/bulk-action/guest/suspend")

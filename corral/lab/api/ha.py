@@ -8,6 +8,7 @@ from typing import Any
 
 from corral.lab.answers import Refused
 from corral.lab.api import Call, call, index
+from corral.lab.api.clones import RESTART_SECONDS, move
 from corral.lab.api.power import start
 from corral.lab.cluster import digest
 
@@ -82,6 +83,18 @@ def release(asked: Call) -> None:
     _managed(asked)
     del asked.cluster.kept.ha[_sid(asked)]
     asked.cluster.save()
+
+
+@call("POST", f"{PATH}/resources/{{sid}}/migrate")
+@call("POST", f"{PATH}/resources/{{sid}}/relocate")
+def move_managed(asked: Call) -> dict[str, str]:
+    """Ask for a move to another node."""
+    _managed(asked)
+    sid, target = _sid(asked), asked["node"]
+    guest = asked.cluster.containers.get(int(sid.partition(":")[2]))
+    if guest is not None:
+        move(asked.cluster, asked.actor, guest, target, restart=True, timeout=RESTART_SECONDS)
+    return {"sid": sid, "requested-node": target}
 
 
 @call("GET", f"{PATH}/groups")

@@ -152,6 +152,12 @@ def test_down_cleans_up_after_a_lab_that_was_killed(folder: Path) -> None:
     assert not folder.exists()
 
 
+def test_an_address_that_others_reach_is_refused(folder: Path) -> None:
+    done = _corral(folder, "up", "--dry", "--host", "0.0.0.0")
+    assert done.returncode != 0
+    assert "neither loopback nor a bridge of the lab (10.7.0.1/24)" in done.stderr
+
+
 def test_a_setting_that_does_not_exist_is_named(folder: Path) -> None:
     done = _corral(folder, "up", "--dry", "--set", "colour=1")
     assert done.returncode != 0
