@@ -49,7 +49,23 @@ bundle: $(INSTALLED)  ## dist/corral-RELEASE.tar: what a machine of the fleet in
 	    --wheel-dir build/bundle/wheels 'build/bundle/source$(EXTRAS)'
 	tar --sort=name --owner=0 --group=0 --mode=u=rwX,go=rX --mtime=@0 -cf dist/corral-$(RELEASE).tar -C build/bundle/wheels .
 
-test: coverage  ## the whole suite, with the coverage gate (under 15 minutes on 2 cores)
+# What real containers need of the machine; nothing is done when it is all there.
+LAB_PACKAGES := debootstrap iproute2 lxc lxcfs openssh-client zstd
+lab-packages:
+	@lacking=$$(dpkg-query --show --showformat '$${db:Status-Abbrev} $${Package}\n' $(LAB_PACKAGES) 2>/dev/null \
+	    | awk '$$1 == "ii" {print $$2}' | LC_ALL=C sort | LC_ALL=C comm -13 - <(printf '%s\n' $(LAB_PACKAGES))); \
+	if [ -z "$$lacking" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+	    echo "the lab needs Debian packages; type: sudo apt-get install" $$lacking >&2; exit 1; fi; \
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$lacking >&2
+
+lab-image: $(INSTALLED) lab-packages
+	@$(BIN)/python -m corral.lab.image
+
+lab: lab-image  ## as root: a Proxmox-like cluster on this machine, over LXC; `corral lab down` removes it
+	$(BIN)/corral lab up
+
+test: coverage lab-image  ## the whole suite, with the coverage gate (under 15 minutes on 2 cores)
 	# The planted bugs take a quarter of an hour: they are test-long's.
 	$(BIN)/pytest --ignore=tests/unit --ignore=tests/sim/test_bugs.py
 
@@ -81,4 +97,4 @@ clean:  ## remove the environments, caches and whatever a run left behind
 	    .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo up bundle test test-fast test-long coverage lint bench clean
+.PHONY: help setup demo up lab lab-packages lab-image bundle test test-fast test-long coverage lint bench clean

@@ -24,6 +24,7 @@ from corral.lab.admin import Admin, boot
 from corral.lab.cluster import Cluster, Pool
 from corral.lab.dry import DryRuntime
 from corral.lab.journal import Journal
+from corral.lab.lxc import LxcRuntime
 from corral.lab.runtime import Runtime, RuntimeFailed
 from corral.lab.server import LARGEST, Door
 from corral.lab.settings import Settings
@@ -96,13 +97,14 @@ def main() -> int:
     runtime = _runtime(folder, settings)
     try:
         runtime.open()
-        if not asked.sweep:
-            asyncio.run(_serve(folder, settings, runtime, asked.host, asked.port))
+        try:
+            if not asked.sweep:
+                asyncio.run(_serve(folder, settings, runtime, asked.host, asked.port))
+        finally:
+            runtime.close()
     except RuntimeFailed as error:
         print(error, file=sys.stderr)
         return 1
-    finally:
-        runtime.close()
     return 0
 
 
@@ -126,8 +128,6 @@ def _is_own(host: str, settings: Settings) -> bool:
 def _runtime(folder: Path, settings: Settings) -> Runtime:
     if settings.dry:
         return DryRuntime(folder)
-    from corral.lab.lxc import LxcRuntime
-
     return LxcRuntime(folder, settings.bridges)
 
 

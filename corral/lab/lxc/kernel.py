@@ -23,6 +23,7 @@ from corral.lab.runtime import RuntimeFailed
 
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 ENOUGH = 8192
+PATIENCE = 5.0  # seconds until lxcfs has mounted itself
 LABS = Path("/run/corral-labs")  # a file for each open lab, and the limit as it was before them
 SHOWN = (
     *(f"proc/{name}" for name in ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime")),
@@ -69,18 +70,19 @@ def show_own(mount: Path) -> None:
     if mount.is_mount():
         return
     mount.mkdir(parents=True, exist_ok=True)
-    with (mount.parent / "lxcfs.log").open("wb") as log:
-        process = subprocess.Popen(
-            ("lxcfs", "--foreground", "--pidfile", mount.parent / "lxcfs.pid", mount),
+    said = mount.with_name("lxcfs.log")
+    with said.open("wb") as log:  # it stays in the foreground, and would hold a pipe open
+        subprocess.run(
+            ("setsid", "--fork", "lxcfs", "--pidfile", mount.with_name("lxcfs.pid"), mount),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
+            check=True,
         )
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE
     while not mount.is_mount():
-        if process.poll() is not None or time.monotonic() > end:
-            raise RuntimeFailed(f"lxcfs does not start; see {mount.parent / 'lxcfs.log'}")
+        if time.monotonic() > end:
+            raise RuntimeFailed(f"lxcfs does not mount itself in {PATIENCE:.0f} s; see {said}")
         time.sleep(0.01)
 
 

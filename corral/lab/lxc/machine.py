@@ -55,11 +55,15 @@ class LxcRuntime:
 
     def open(self) -> None:
         self._able()
-        self._volumes.open()
-        self._guests.open()
-        self._bridges.open()
-        kernel.raise_limits(self._lab, self._folder)
-        kernel.show_own(self._lxcfs)
+        try:
+            self._bridges.open()
+            self._volumes.open()
+            self._guests.open()
+            kernel.raise_limits(self._lab, self._folder)
+            kernel.show_own(self._lxcfs)
+        except BaseException:
+            self.close()
+            raise
 
     def _able(self) -> None:
         if os.geteuid() != 0:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,7 @@ from corral.lab.lxc.commands import run
 from corral.lab.runtime import Log, RuntimeFailed
 
 TAR = ("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
+BUSY_SECONDS = 5.0  # that a file may stay open after its use
 Freeze = AbstractContextManager[object]  # in it, nothing is written to the volume
 COPY = ("cp", "--archive", "--reflink=auto", "--no-target-directory")
 
@@ -146,7 +148,7 @@ class Volumes:
         """Let go of its files."""
         root = self._place(volume) / "root"
         if root.is_mount():
-            run("umount", root)
+            _release(root)
 
     @contextmanager
     def mounted(self, volume: str) -> Iterator[Path]:
@@ -168,7 +170,7 @@ class Volumes:
             try:
                 yield root
             finally:
-                run("umount", root)
+                _release(root)
 
     def _keep(self, volume: str, target: Path, frozen: Freeze) -> None:
         with frozen:
@@ -261,6 +263,20 @@ def _parent_of(place: Path) -> str | None:
 def _bytes(folder: Path) -> int:
     said = run("du", "--summarize", "--block-size=1", folder, accept=frozenset({0, 1}))
     return int(said.splitlines()[-1].split()[0])  # before it: complaints about files that went away
+
+
+def _release(root: Path) -> None:
+    """Unmount; another thread's fork may hold an open file of ours until its exec."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            run("umount", root)
+        except RuntimeFailed:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def unmount_below(folder: Path) -> None:
