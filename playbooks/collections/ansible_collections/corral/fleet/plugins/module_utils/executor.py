@@ -133,8 +133,9 @@ class Executor:
         if found is None:
             raise Problem(
                 f"VMID {step.vmid} is taken by something that the token {self._api.door.token_id}"
-                f" cannot see ({problem.reason}): give the token VM.Audit on it if it is the"
-                " fleet's, or give the role another base."
+                f" cannot see ({problem.reason}). Look there: pct config {step.vmid}. If a clone"
+                f" whose worker was lost left it: pct destroy {step.vmid}. If it is somebody"
+                f" else's: give role {step.role} another base."
             )
         if not found.ours or found.node != step.node:
             raise Problem(

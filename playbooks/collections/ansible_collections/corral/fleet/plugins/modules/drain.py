@@ -126,7 +126,8 @@ from corral.errors import CorralError
 from corral.messages import WorkerView
 
 LOOK = 0.25  # seconds between two looks at workers that drain
-OPEN, DRAINED = "open", "drained"
+OPEN = "open"
+DRAINED = "drained"
 
 
 class Fence:
