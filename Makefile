@@ -83,11 +83,12 @@ test-long: $(INSTALLED)  ## the full figures (hours), written to docs/reference/
 coverage: $(INSTALLED)  ## every branch of the core, the wire and the task table, from unit tests
 	$(BIN)/pytest tests/unit --cov
 
-lint: $(INSTALLED)  ## ruff, mypy and the import contracts
+lint: $(INSTALLED)  ## ruff, mypy, the import contracts, and ansible-lint in its strictest profile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	PATH="$(CURDIR)/$(BIN):$$PATH" ansible-lint -q   # it calls its neighbours by name
 
 bench: $(INSTALLED)  ## Corral beside its peers, in an environment of its own (.venv-bench)
 	bash bench/run.sh
