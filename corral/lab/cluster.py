@@ -1,8 +1,10 @@
 """The state of the lab: nodes, containers, pools, storages; and its locks.
 
 A container's config is a mapping, as the file is that Proxmox keeps. Each container has a file of
-its own; the rest is in one. What the status daemon saw last is kept apart: `/cluster/resources`
-tells names and states from it, and so lags behind. What may be done is the API's matter.
+its own; the rest is in one. Calls and tasks change these mappings at the same time: who goes
+through one takes a list of it first, which nothing interrupts. What the status daemon saw last is
+kept apart: `/cluster/resources` tells names and states from it, and so lags behind. What may be
+done is the API's matter.
 """
 
 from __future__ import annotations
@@ -227,7 +229,9 @@ class Cluster:
 
     def pool_of(self, vmid: int) -> str | None:
         """The pool that a container is in."""
-        return next((name for name, pool in self.kept.pools.items() if vmid in pool.vms), None)
+        return next(
+            (name for name, pool in list(self.kept.pools.items()) if vmid in pool.vms), None
+        )
 
     def join_pool(self, name: str, vmid: int) -> None:
         """Put a container into a pool."""

@@ -32,7 +32,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._number = sum(1 for _ in path.open("rb")) if path.exists() else 0
+        self._number = len(self._lines())
 
     def begin(self, method: str, path: str) -> Entry:
         """A request has come."""
@@ -54,5 +54,8 @@ class Journal:
     def since(self, number: int) -> list[Entry]:
         """What came after an entry."""
         with self._lock:
-            lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+            lines = self._lines()
         return [msgspec.json.decode(line, type=Entry) for line in lines[number:]]
+
+    def _lines(self) -> list[bytes]:
+        return self._path.read_bytes().splitlines() if self._path.exists() else []

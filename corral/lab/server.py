@@ -13,6 +13,7 @@ import re
 import secrets
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -99,6 +100,9 @@ class Door:
             return _refusal(refused)
         except RuntimeFailed as error:
             return _refusal(Refused(str(error)))
+        except Exception as error:  # a fault of the lab itself: said in its log, and to the client
+            traceback.print_exc()
+            return _refusal(Refused(f"internal error of the lab: {error!r}"))
         finally:
             if file is not None:
                 file.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ def storage(cluster: Cluster, name: str) -> dict[str, Any]:
 
 def of_config(config: Config) -> Iterator[tuple[str, str]]:
     """The disks of a config: key, and volume id (or the path of a bind mount)."""
-    for key, value in config.items():
+    for key, value in list(config.items()):
         if DISKS.fullmatch(key):
             yield key, parse_properties(str(value), "volume")["volume"]
 

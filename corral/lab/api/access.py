@@ -98,7 +98,7 @@ def users(asked: Call) -> list[dict[str, Any]]:
     everybody = asked.may("/access/groups", "User.Modify", "Sys.Audit")
     return [
         {"userid": name, "realm-type": name.partition("@")[2], **_shown(user)}
-        for name, user in asked.cluster.access.book.users.items()
+        for name, user in list(asked.cluster.access.book.users.items())
         if everybody or name == asked.actor.user
     ]
 

@@ -104,7 +104,7 @@ def _planned(
     mounts = dict(of_config(config))
     kept = {
         key: value
-        for key, value in config.items()
+        for key, value in list(config.items())
         if key not in NOT_COPIED and key not in mounts and key != "description"
     }
     for key, volume in mounts.items():

@@ -38,7 +38,7 @@ def resources(asked: Call) -> list[dict[str, Any]]:
 
 def _containers(asked: Call) -> list[dict[str, Any]]:
     cluster = asked.cluster
-    pools = {vmid: name for name, pool in cluster.kept.pools.items() for vmid in pool.vms}
+    pools = {vmid: name for name, pool in list(cluster.kept.pools.items()) for vmid in pool.vms}
     shown = {name for name in cluster.kept.pools if asked.may(f"/pool/{name}", "Pool.Audit")}
     found = []
     for vmid, guest in sorted(cluster.containers.items()):
@@ -56,7 +56,7 @@ def _containers(asked: Call) -> list[dict[str, Any]]:
 def _pools(asked: Call) -> list[dict[str, Any]]:
     summed = ("cpu", "maxcpu", "mem", "maxmem", "uptime")
     found = []
-    for name, pool in asked.cluster.kept.pools.items():
+    for name, pool in list(asked.cluster.kept.pools.items()):
         if not asked.may(f"/pool/{name}", "Pool.Audit"):
             continue
         entry: dict[str, Any] = {"id": f"/pool/{name}", "type": "pool", "pool": name}
@@ -86,7 +86,7 @@ def _nodes(asked: Call) -> list[dict[str, Any]]:
 def _storages(asked: Call) -> list[dict[str, Any]]:
     found = []
     for node in asked.cluster.settings.names:
-        for name, config in asked.cluster.kept.storages.items():
+        for name, config in list(asked.cluster.kept.storages.items()):
             if not asked.may(f"/storage/{name}", "Datastore.Audit"):
                 continue
             entry = {

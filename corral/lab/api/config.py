@@ -104,7 +104,9 @@ def demand_bridge(asked: Call, value: Any) -> None:
 
 def shown(config: Config) -> dict[str, Any]:
     """A config as it is told."""
-    return {key: f"{value}\n" if key == "description" else value for key, value in config.items()}
+    return {
+        key: f"{value}\n" if key == "description" else value for key, value in list(config.items())
+    }
 
 
 def _demand_env(asked: Call, guest: Container) -> None:

@@ -83,7 +83,7 @@ def interfaces(asked: Call) -> list[dict[str, Any]] | None:
         return None  # it has stopped meanwhile
     cards = {
         card["name"]: card["hwaddr"].lower()
-        for key, value in asked.container.config.items()
+        for key, value in list(asked.container.config.items())
         if NETWORK.fullmatch(key) and "hwaddr" in (card := parse_properties(str(value)))
     }
     return [
@@ -262,7 +262,7 @@ def _restorer(
                 )
                 guest.firewall = kept.firewall
                 if asked.get("unique"):
-                    for key, value in guest.config.items():
+                    for key, value in list(guest.config.items()):
                         if NETWORK.fullmatch(key):
                             guest.config[key] = normal_network(str(value), fresh=True)
                 guest.snapshots, guest.pending = {}, {}

@@ -108,7 +108,7 @@ def _disks(cluster: Cluster, node: str, name: str) -> Iterator[dict[str, Any]]:
             if not is_bind(volume):
                 parts = parse_properties(str(guest.config[key]), "volume")
                 sizes[volume] = parse_size(parts.get("size", "0"))
-        for volume, made in guest.volumes.items():
+        for volume, made in list(guest.volumes.items()):
             if guest.node == node and volume.startswith(f"{name}:"):
                 yield {
                     "volid": volume,
@@ -175,7 +175,7 @@ def delete_volume(asked: Call) -> str | None:
     """Remove a template, a backup, or a disk that no config names."""
     cluster, volume, on = asked.cluster, _volume(asked), asked["storage"]
     storage(cluster, on)
-    owners = (guest for guest in cluster.containers.values() if volume in guest.volumes)
+    owners = (guest for guest in list(cluster.containers.values()) if volume in guest.volumes)
     owner = next(owners, None)
     vmid, gone = _disk(asked, volume, owner) if owner else _old_file(asked, volume)
 

@@ -123,7 +123,7 @@ def current(asked: Call) -> list[dict[str, Any]]:
             "status": "standby (CRM watchdog standby)",
         },
     ]
-    for sid, about in asked.cluster.kept.ha.items():
+    for sid, about in list(asked.cluster.kept.ha.items()):
         guest = asked.cluster.containers.get(int(sid.partition(":")[2]))
         if guest is not None:
             state = about["state"]

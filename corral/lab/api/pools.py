@@ -43,7 +43,7 @@ def pools(asked: Call) -> list[dict[str, Any]]:
         return [{"poolid": asked["poolid"], **_shown(asked, _pool(asked))}]
     return [
         {"poolid": name, **({"comment": pool.comment} if pool.comment else {})}
-        for name, pool in asked.cluster.kept.pools.items()
+        for name, pool in list(asked.cluster.kept.pools.items())
         if asked.may(f"/pool/{name}", "Pool.Audit")
     ]
 

@@ -103,7 +103,7 @@ def storages(asked: Call) -> list[dict[str, Any]]:
     """The storages of a node that the actor may see."""
     wanted = set(split_list(asked.get("content", "")))
     found = []
-    for name, config in asked.cluster.kept.storages.items():
+    for name, config in list(asked.cluster.kept.storages.items()):
         held = set(split_list(config.get("content", "")))
         meant = asked.get("storage", name) == name and (not wanted or wanted & held)
         if meant and asked.may(f"/storage/{name}", *SEE):

@@ -25,15 +25,19 @@ class LabProcess:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self._settings = {**QUICK, **settings}
+        self._words = folder.with_name(f"{folder.name}.stderr")
         self._process: subprocess.Popen[bytes] | None = None
         self.info: dict[str, Any] = {}
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
         command = [sys.executable, "-W", "error", "-m", "corral.lab", "--data", str(self.folder)]
-        self._process = subprocess.Popen(
-            [*command, "--settings", json.dumps(self._settings)], stdout=subprocess.PIPE
-        )
+        with self._words.open("ab") as words:
+            self._process = subprocess.Popen(
+                [*command, "--settings", json.dumps(self._settings)],
+                stdout=subprocess.PIPE,
+                stderr=words,
+            )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line.startswith(b"serving "), line
@@ -46,6 +50,8 @@ class LabProcess:
     def stop(self) -> None:
         """End it in order; it must have nothing to say."""
         self._end(signal.SIGTERM)
+        words = self._words.read_text()
+        assert words == "", words
 
     def _end(self, number: int) -> None:
         if self._process is not None:
@@ -106,7 +112,7 @@ class LabProcess:
         until = time.monotonic() + WAIT_SECONDS
         while (status := task.status.get())["status"] != "stopped":
             assert time.monotonic() < until, status
-            time.sleep(0.02)
+            time.sleep(0.005)
         return str(status["exitstatus"])
 
     def template(self, vmid: int = 900, node: str = "pve1") -> None:
