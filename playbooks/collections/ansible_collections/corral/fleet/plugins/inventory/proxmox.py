@@ -99,7 +99,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             raise BadWish(
                 f"fleet_file {file} is not there: write fleet_network and fleet_roles into it."
             )
-        variables = self.loader.load_from_file(file)
+        # Not by the loader's cache: what is there for variables must stay trusted as templates.
+        variables = self.loader.load_from_file(file, cache="none")
         try:
             roles = [
                 {key: role[key] for key in READ if key in role} for role in variables["fleet_roles"]
