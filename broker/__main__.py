@@ -14,11 +14,13 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 import zmq
 
 import broker
 import corral
 from broker import auth
+from broker.backup import offline
 from broker.keeper import Keeper
 from broker.server import Server
 from broker.store import fsck as store_fsck
@@ -99,15 +101,13 @@ def fsck(data: Path) -> None:
 
 @cli.command()
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of the store.")
-@click.argument("target", type=click.Path(path_type=Path))
-def backup(data: Path, target: Path) -> None:
-    """Copy the store of a stopped broker to the new folder TARGET."""
-    store = SqliteStore(data)
-    store.lead("backup")
-    for _ in store.backup(target):
-        pass
-    store.close()
-    click.echo(target)
+@click.argument("target", required=False, default="")
+def backup(data: Path, target: str) -> None:
+    """Copy the store of a stopped broker to the new folder TARGET; print what was made, as JSON.
+
+    Without TARGET the copy is one of the folder `backups` in --data.
+    """
+    click.echo(msgspec.json.encode(offline(data, target)))
 
 
 def _settings(file: Path | None) -> BrokerSettings:

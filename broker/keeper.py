@@ -236,6 +236,10 @@ class Keeper:
         swept = self.store.sweep(held, older_than=ORPHAN_AGE, limit=RETENTION_FILES)
         return len(gone) == RETENTION_ROWS or swept == RETENTION_FILES
 
+    def unfolded(self, state: BrokerState) -> set[str]:
+        """Tasks that the tables do not hold as they are now; some may be in no row at all."""
+        return state.dirty | {id for id in self._pass if id in state.tasks}
+
     def finish(self, state: BrokerState) -> None:
         """Fold everything, so that the next start is quick."""
         if not self._folding:

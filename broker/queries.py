@@ -1,4 +1,4 @@
-"""Calls that change nothing: show, list, explain, workers, status, logs, blobs, keys.
+"""Calls that change no task: show, list, explain, workers, status, logs, blobs, keys.
 
 They read memory, and the store's tables for what has left it. Calls that change something are the
 machine's (`broker.core.machine`); streams are `broker.watch`'s.
@@ -20,6 +20,7 @@ from broker.core.explain import explain
 from corral.errors import AmbiguousId, NotFound, Usage
 from corral.messages import (
     Answer,
+    Backup,
     Blob,
     BrokerView,
     Call,
@@ -242,6 +243,9 @@ class Queries:
         )
         return StatusIs(call.request, view)
 
+    def _backup(self, peer: bytes, call: Backup, now: float) -> Answer | None:
+        return self.server.backups.begin(peer, call)
+
     def _keys(self, peer: bytes, call: Keys, now: float) -> Answer:
         gate = self.server.gate
         if gate is None:
@@ -272,4 +276,5 @@ _QUERIES: dict[type[Call], Callable[[Queries, bytes, Any, float], Answer | None]
     Workers: Queries._workers,
     Status: Queries._status,
     Keys: Queries._keys,
+    Backup: Queries._backup,
 }

@@ -19,6 +19,7 @@ import zmq
 from msgspec import structs
 
 from broker.auth import Gate, refusal, require_keys
+from broker.backup import PAUSE, Backups
 from broker.clock import Clock
 from broker.core import admission
 from broker.core.effects import Effect, Persist, ReplyToClient, SendToWorker, Telemetry
@@ -91,6 +92,7 @@ class Server:
         self.outbox = Outbox(self.socket, store, self._peer_lost, self._unsendable)
         self.watches = Watches(store, self.outbox)
         self.queries = Queries(self)
+        self.backups = Backups(self)
         self.running = True
         self._tend_again = 0.0
         self._replies: list[Effect] = []  #: answers that go out after the turn's commit
@@ -150,6 +152,7 @@ class Server:
 
     def close(self) -> None:
         """Fold what has changed and let go of socket and store."""
+        self.backups.close()
         try:
             self.keeper.finish(self.state)
         except StoreFull:
@@ -161,6 +164,8 @@ class Server:
         """Milliseconds until something is due."""
         if self.events:
             return 0
+        if self.backups.running:
+            return int(PAUSE * 1000)
         if self.outbox.waiting:
             return 20
         deadline = self.broker.next_deadline()
@@ -372,10 +377,12 @@ class Server:
             self.outbox.send(peer, wire.disconnect(wire.Dialect(dialect)))
 
     def _tend(self, now: float) -> None:
-        """What is due beside messages: slow peers, the disk, the fold, logs that did not come."""
+        """What is due beside messages: slow peers, a copy, the disk, the fold, logs that lack."""
         if self.outbox.waiting:
             self.outbox.retry()
         self.watches.catch_up(self.state, self.keeper.lsn)
+        if self.backups.step():
+            self.events.append(Turn())  # the answer goes out at once
         if now >= self._renewed + 1.0:
             self._renewed = now
             self.store.renew()
@@ -427,9 +434,9 @@ class Server:
         fields = {name: _plain(value) for name, value in error.fields.items()}
         self.to_client(peer, SERVICE_OF[type(call)], Refused(call.request, error.code, fields))
 
-    def to_client(self, peer: bytes, service: str, answer: Answer) -> None:
+    def to_client(self, peer: bytes, service: str, answer: Answer, final: bool = True) -> None:
         """Answer a client when this turn is committed."""
-        self._replies.append(ReplyToClient(peer, service, answer, True))
+        self._replies.append(ReplyToClient(peer, service, answer, final))
 
     def to_worker(self, peer: bytes, message: Extension) -> None:
         """Send a worker something that changes nothing."""

@@ -298,6 +298,17 @@ class StoreRefused(CorralError):
     exit_status = 2
 
 
+class BackupFailed(CorralError):
+    """The store was not copied to {path}: {why}
+
+    Nothing was left there, and the broker goes on. Free space or name another folder with --to,
+    then run `corral broker backup` again.
+    """
+
+    code = "backup_failed"
+    exit_status = 1
+
+
 class Fenced(CorralError):
     """This broker (epoch {mine}) was deposed: the store is led by epoch {current}.
 

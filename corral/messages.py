@@ -161,9 +161,19 @@ class Keys(Struct, frozen=True, array_like=True):
     name: str = ""
 
 
+class Backup(Struct, frozen=True, array_like=True):
+    """Copy the store of the running broker; answered when the copy is durable.
+
+    The copy holds every task that was acknowledged before. Idempotent per `request`.
+    """
+
+    request: Request
+    to: str = ""  #: a new or empty folder on the broker's machine; "": one in its data folder
+
+
 Call = (
     Submit | Results | Show | List | Explain | Watch | Unwatch | Cancel | Retry | Workers | Drain
-    | Resume | Status | Logs | Blob | Keys
+    | Resume | Status | Logs | Blob | Keys | Backup
 )  # fmt: skip
 
 #: service name -> struct of its body
@@ -171,7 +181,7 @@ SERVICES: dict[str, type[Call]] = {
     f"corral.{cls.__name__.lower()}": cls
     for cls in (
         Submit, Results, Show, List, Explain, Watch, Unwatch, Cancel, Retry, Workers, Drain,
-        Resume, Status, Logs, Blob, Keys,
+        Resume, Status, Logs, Blob, Keys, Backup,
     )
 }  # fmt: skip
 SERVICE_OF: dict[type[Call], str] = {cls: name for name, cls in SERVICES.items()}
@@ -180,7 +190,7 @@ SERVICE_OF: dict[type[Call], str] = {cls: name for name, cls in SERVICES.items()
 ROLES: dict[str, frozenset[str]] = {
     **dict.fromkeys(SERVICES, frozenset({"client", "viewer"})),
     **dict.fromkeys(("corral.submit", "corral.cancel", "corral.retry"), frozenset({"client"})),
-    **dict.fromkeys(("corral.drain", "corral.resume", "corral.keys"), frozenset()),
+    **dict.fromkeys(("corral.drain", "corral.resume", "corral.keys", "corral.backup"), frozenset()),
 }
 
 
@@ -372,6 +382,15 @@ class KeyView(Struct, frozen=True, kw_only=True):
     revoked: float | None = None
 
 
+class BackupView(Struct, frozen=True, kw_only=True):
+    """A copy of the store. A broker can be started on it."""
+
+    path: str  #: on the broker's machine
+    bytes: int
+    tasks: int
+    seconds: float
+
+
 # --- the broker answers -----------------------------------------------------------------
 # Answers to one client travel together: the body of a reply is a list of these.
 
@@ -468,9 +487,20 @@ class KeysAre(Struct, frozen=True, array_like=True, tag=10):
     keys: list[KeyView]
 
 
+class BackedUp(Struct, frozen=True, array_like=True, tag=11):
+    request: bytes
+    backup: BackupView
+
+
+class Underway(Struct, frozen=True, array_like=True, tag=12):
+    """A call that takes long is being worked on: its answer is still to come."""
+
+    request: bytes
+
+
 Answer = (
     Accepted | Refused | Outcomes | Shown | Explained | Updates | Done | WorkersAre | StatusIs
-    | Chunk | KeysAre
+    | Chunk | KeysAre | BackedUp | Underway
 )  # fmt: skip
 
 

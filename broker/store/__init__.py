@@ -26,7 +26,7 @@ How a broker uses it, all from one thread:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -66,6 +66,13 @@ class Usage(Struct, frozen=True):
     db_bytes: int  #: of the database, its write-ahead log and free pages included
     blob_bytes: int
     free_bytes: int  #: what the file system still gives
+
+
+class Copied(Struct, frozen=True):
+    """What a backup holds."""
+
+    bytes: int
+    tasks: int
 
 
 class Store(Protocol):
@@ -171,14 +178,18 @@ class Store(Protocol):
         `older_than` seconds after it was last put. At most `limit` go at once (2 ms each at worst).
         """
 
-    def backup(self, target: Path, pages: int = 256) -> Iterator[float]:
-        """Copy the store to the new folder `target` while it works; yields the fraction done.
+    def backup(
+        self, target: Path, draft: Path, unfolded: Callable[[], Collection[str]], pages: int = 64
+    ) -> Generator[float, None, Copied]:
+        """Copy the store to the folder `target` while it works; yields the fraction done.
 
-        Each step copies so many `pages`; writes may come between the steps. The copy is complete
-        and consistent when the iterator ends, and nothing is at `target` before.
+        Each step copies at most so many `pages` and takes about a millisecond; all other calls may
+        come between the steps. The copy holds what was committed when `unfolded` is asked for the
+        ids of tasks that may be in no row yet, which is done once. It is durable when the generator
+        ends, and nothing is at `target` before; until then `draft` is used, a folder beside it.
 
         Raises:
-            StoreRefused: something is at `target` already.
+            BackupFailed: something is at `target`, or cannot be written. Nothing is left behind.
         """
 
     def usage(self) -> Usage:

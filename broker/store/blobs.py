@@ -92,11 +92,15 @@ class Blobs:
                 removed += files.remove(path)
         return removed
 
-    def copy(self, target: Path) -> None:
-        """Let every blob be in the folder `target` too; durable."""
+    def copy(self, target: Path) -> Iterator[int]:
+        """Let every blob be in the folder `target` too, durable at the end; yields their sizes.
+
+        Another thread may do it, as long as nobody calls `sweep`.
+        """
         files.make_folder(target)
         for path in self:
             files.copy(path, target / path.name)
+            yield files.size(path)
         files.sync_folder(target)
 
     def _path(self, digest: str) -> Path:

@@ -2,6 +2,7 @@
 
     store.db (and -wal)   journal, rows, document        lock      who leads
     blobs/DIGEST          large values                   reserve   room for when the disk is full
+    backup.db             a copy that is being made
 
 Every commit is synced (`synchronous=FULL`); a checkpoint runs when the write-ahead log has grown by
 `_CHECKPOINT_PAGES`, after the commit that made it so. The database file does not shrink: pages that
@@ -10,16 +11,16 @@ rows and journal leave are used again.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from broker.store import Loaded, Row, Usage, database, files
+from broker.store import Copied, Loaded, Row, Usage, database, files
 from broker.store.blobs import Blobs
+from broker.store.copying import Copying
 from broker.store.database import checksum
 from broker.store.lock import Lock
 from broker.store.reserve import Reserve
@@ -61,6 +62,7 @@ class SqliteStore:
         self.trimmed = 0  #: newest journal row that is gone
         self._journal_bytes = 0
         self._log_pages = 0
+        self._sweeping = True  #: False while a backup goes on, which counts on every blob
         self._checkpoint_at = _CHECKPOINT_PAGES
 
     # --- leading ------------------------------------------------------------------------
@@ -296,6 +298,8 @@ class SqliteStore:
 
     def sweep(self, keep: Collection[str], older_than: float, limit: int = 50) -> int:
         """See `Store.sweep`."""
+        if not self._sweeping:
+            return 0
         return self._blobs.sweep({*keep, *self.named()}, older_than, limit)
 
     def named(self) -> Iterator[str]:
@@ -306,28 +310,16 @@ class SqliteStore:
 
     # --- the whole ----------------------------------------------------------------------
 
-    def backup(self, target: Path, pages: int = 256) -> Iterator[float]:
+    def backup(
+        self, target: Path, draft: Path, unfolded: Callable[[], Collection[str]], pages: int = 64
+    ) -> Generator[float, None, Copied]:
         """See `Store.backup`."""
-        if target.exists():
-            raise StoreRefused(path=target, why="something is there already")
-        draft = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(draft, ignore_errors=True)
-        files.make_folder(draft)
-        self._blobs.copy(draft / "blobs")
-        copy = apsw.Connection(str(draft / database.NAME))
+        copying = Copying(self.path, self.db, self._blobs, target, draft, self._low)
+        self._sweeping = False
         try:
-            with copy.backup("main", self.db, "main") as backup:
-                while not backup.done:
-                    backup.step(pages)
-                    yield 1 - backup.remaining / max(1, backup.page_count)
-        except apsw.Error as error:
-            raise database.failure(error, target) from error
+            return (yield from copying.steps(unfolded, pages))
         finally:
-            copy.close(force=True)
-        self._blobs.copy(draft / "blobs")  # those that came meanwhile
-        files.sync_folder(draft)
-        files.replace(draft, target)
-        files.sync_folder(target.parent)
+            self._sweeping = True
 
     def usage(self) -> Usage:
         """See `Store.usage`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,3 +35,13 @@ def execute(name: str, *arguments: str) -> NoReturn:
     path = script(name)
     sys.stdout.flush()
     os.execve(path, [path, *arguments], {**os.environ, "PYTHONSAFEPATH": "1"})
+
+
+def output_of(name: str, *arguments: str) -> bytes:
+    """What a command of the daemon prints. One that fails has said why, and ends this one too."""
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    command = [script(name), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout

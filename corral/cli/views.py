@@ -15,6 +15,7 @@ from corral.cli.options import ago, span
 from corral.cli.output import table
 from corral.messages import (
     AttemptView,
+    BackupView,
     BrokerView,
     Explanation,
     KeyView,
@@ -348,6 +349,18 @@ def broker_page(broker: BrokerView) -> RenderableType:
         }
         parts += [Text(), table(broker.kinds, columns, "kinds")]
     return Group(*parts)
+
+
+def backup_page(backup: BackupView) -> RenderableType:
+    """What a copy of the store holds."""
+    return _facts(
+        {
+            "copy": backup.path,
+            "tasks": backup.tasks,
+            "size": f"{backup.bytes / _MIB:.1f} MiB",
+            "took": span(backup.seconds),
+        }
+    )
 
 
 def counts_text(counts: Mapping[str, int]) -> str:

@@ -19,7 +19,16 @@ from corral.client.engine import Engine
 from corral.client.handles import AsyncHandle, BaseHandle, Outcome
 from corral.client.pending import shown_as_update
 from corral.config import Settings
-from corral.messages import BrokerView, Done, Explanation, KeyView, TaskView, Update, WorkerView
+from corral.messages import (
+    BackupView,
+    BrokerView,
+    Done,
+    Explanation,
+    KeyView,
+    TaskView,
+    Update,
+    WorkerView,
+)
 from corral.tasks import TERMINAL, Needs, Retry, State, Task, force_gpu, prefer_gpu
 
 PAGE = 1_000  # tasks in one answer to a list
@@ -162,6 +171,21 @@ class Calls(Engine[H], Generic[H]):
     async def status(self) -> BrokerView:
         """The broker's own figures."""
         return (await self.ask(messages.Status, messages.StatusIs)).broker
+
+    async def backup(self, to: str | Path | None = None) -> BackupView:
+        """Copy the broker's store while it works; durable when it returns, however long it takes.
+
+        Every task acknowledged before this call is in the copy, and a broker can be started on it.
+
+        Args:
+            to: a new or empty folder on the broker's machine, as an absolute path; default: one
+                named by the time, in the folder `backups` of the broker's data.
+
+        Raises:
+            BackupFailed: it cannot be written there; nothing of it was left.
+        """
+        path = "" if to is None else str(to)
+        return (await self.ask(messages.Backup, messages.BackedUp, path)).backup
 
     async def keys(self) -> list[KeyView]:
         """Every key that the broker knows, revoked ones too."""

@@ -31,6 +31,7 @@ from corral.messages import (
     Refused,
     Results,
     Submit,
+    Underway,
     Unwatch,
     Update,
     Updates,
@@ -151,6 +152,10 @@ class Engine(Generic[H]):
                     self._ask_missing(list(self._outstanding), wait=True)
             elif isinstance(answer, Updates | Refused) and answer.request in self._streams:
                 self._streams[answer.request].put(answer)
+                continue
+            elif isinstance(answer, Underway):
+                if (sent := self._unanswered.get(answer.request)) is not None:
+                    sent.since = sent.sent = self._heard_at
                 continue
             if (sent := self._unanswered.pop(answer.request, None)) is not None:
                 sent.answered(sent, answer)

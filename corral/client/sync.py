@@ -19,7 +19,16 @@ from corral import messages
 from corral.client.aio import Calls, connection, new_task
 from corral.client.handles import BaseHandle, Handle, Outcome
 from corral.errors import Usage
-from corral.messages import BrokerView, Done, Explanation, KeyView, TaskView, Update, WorkerView
+from corral.messages import (
+    BackupView,
+    BrokerView,
+    Done,
+    Explanation,
+    KeyView,
+    TaskView,
+    Update,
+    WorkerView,
+)
 from corral.tasks import Needs, Retry, State, Task
 
 T = TypeVar("T")
@@ -241,6 +250,14 @@ class Client:
     def resume(self, worker: str) -> Done:
         """Give a drained or draining worker work again."""
         return self._run(self._calls.resume(worker))
+
+    def backup(self, to: str | Path | None = None) -> BackupView:
+        """Copy the broker's store while it works; durable when it returns, however long it takes.
+
+        `to` is a new or empty folder on the broker's machine, as an absolute path; without it the
+        copy is one of the folder `backups` in the broker's data.
+        """
+        return self._run(self._calls.backup(to))
 
     def keys(self) -> list[KeyView]:
         """Every key that the broker knows, revoked ones too."""

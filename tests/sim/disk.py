@@ -7,12 +7,12 @@ A full disk takes a few more writes, then refuses; the reserve lets some results
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.store import Loaded, Row, Usage
+from broker.store import Copied, Loaded, Row, Usage
 from corral.errors import Fenced, NotFound, StoreFull
 
 if TYPE_CHECKING:
@@ -278,7 +278,9 @@ class SimStore:
         """See `Store.sweep`. Blobs of a simulated hour are never that old."""
         return 0
 
-    def backup(self, target: Path, pages: int = 256) -> Iterator[float]:
+    def backup(
+        self, target: Path, draft: Path, unfolded: Callable[[], Collection[str]], pages: int = 64
+    ) -> Generator[float, None, Copied]:
         """See `Store.backup`."""
         raise NotImplementedError
 

@@ -42,7 +42,7 @@ READS = {
     "corral.unwatch", "corral.workers", "corral.status", "corral.logs", "corral.blob",
 }  # fmt: skip
 CHANGES = {"corral.submit", "corral.cancel", "corral.retry"}
-OPERATES = {"corral.drain", "corral.resume", "corral.keys"}
+OPERATES = {"corral.drain", "corral.resume", "corral.keys", "corral.backup"}
 PLAIN = {"train_model", "titanic.request", "titanic.reply", "titanic.close"}
 ASKS = {"mmi.service", "mmi.workers", "mmi.queue", "mmi.version", "mmi.unheard"}
 

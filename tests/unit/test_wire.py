@@ -175,6 +175,7 @@ NAMED_CALLS = {
     "corral.unwatch": "Unwatch", "corral.cancel": "Cancel", "corral.retry": "Retry",
     "corral.workers": "Workers", "corral.drain": "Drain", "corral.resume": "Resume",
     "corral.status": "Status", "corral.logs": "Logs", "corral.blob": "Blob", "corral.keys": "Keys",
+    "corral.backup": "Backup",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def every_command() -> list[tuple[str, ...]]:
 
 
 #: commands that pass everything on to a daemon, its --help too
-DAEMONS = {("worker", "start"), ("broker", "start"), ("broker", "fsck"), ("broker", "backup")}
+DAEMONS = {("worker", "start"), ("broker", "start"), ("broker", "fsck")}
 OURS = [command for command in every_command() if command not in DAEMONS]
 
 
@@ -74,7 +74,7 @@ def test_the_nouns_and_verbs_of_the_contract_are_there() -> None:
         "submit", "list", "show", "status", "explain", "watch", "logs", "result", "cancel", "retry",
     }  # fmt: skip
     assert verbs["worker"] >= {"start", "stop", "status", "list", "drain", "resume"}
-    assert verbs["broker"] >= {"start", "status", "fsck"}
+    assert verbs["broker"] >= {"start", "status", "backup", "fsck"}
     assert verbs["pipeline"] >= {"run", "submit", "show"}
     assert verbs["keys"] >= {"new", "add", "list", "revoke"}
     assert {"up", "top", "doctor", "config", "completion"} <= set(root.COMMANDS)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pytest
 
 from broker.store import Row, Store
-from corral.errors import Fenced, NotFound, StoreCorrupt, StoreInUse, StoreRefused
+from corral.errors import BackupFailed, Fenced, NotFound, StoreCorrupt, StoreInUse
 
 
 class Binding(Protocol):
@@ -372,15 +372,22 @@ class Conformance:
         store.append(store.epoch, b"one")
         store.fold(store.epoch, [row(f"t{index}", record=b"r" * 2_000) for index in range(500)])
         target = tmp_path / "backup"
-        steps = store.backup(target, pages=4)
+        steps = store.backup(target, tmp_path / "draft", lambda: ["t7", "t500"], pages=4)
         fractions = [next(steps), next(steps)]
         late = store.blob_put(b"late")
         store.append(store.epoch, b"two")
         store.fold(store.epoch, [done("t7", 1.0, blobs=(late,))])
         assert not target.exists()
-        fractions += list(steps)
+        copied = None
+        while copied is None:
+            try:
+                fractions.append(next(steps))
+            except StopIteration as end:
+                copied = end.value
         assert fractions == sorted(fractions)
         assert fractions[-1] == 1.0
+        assert copied.tasks == 501  # 500 rows, and one that only the journal knows
+        assert copied.bytes > 500 * 2_000
         store.append(store.epoch, b"after the backup")
 
         copy = binding.at(target)
@@ -396,20 +403,40 @@ class Conformance:
         self, binding: Binding, store: Store, tmp_path: Path
     ) -> None:
         store.fold(store.epoch, [row(f"t{index}", record=b"r" * 2_000) for index in range(100)])
-        abandoned = store.backup(tmp_path / "backup", pages=1)
-        next(abandoned)
-        del abandoned
-        assert not (tmp_path / "backup").exists()
+        target, draft = tmp_path / "backup", tmp_path / "draft"
+        abandoned = store.backup(target, draft, tuple, pages=1)
+        while not next(abandoned):
+            pass
+        assert draft.exists()
+        abandoned.close()
+        assert not target.exists()
+        assert not draft.exists()
         store.append(store.epoch, b"goes on")
-        assert list(store.backup(tmp_path / "backup"))[-1] == 1.0
+        assert list(store.backup(target, draft, tuple))[-1] == 1.0
         copy = binding.at(tmp_path / "backup")
         copy.lead("restored")
         assert list(copy.read(0)) == [(1, b"goes on")]
         copy.close()
 
-    def test_a_backup_overwrites_nothing(self, store: Store, tmp_path: Path) -> None:
-        with pytest.raises(StoreRefused, match="something is there already"):
-            next(store.backup(tmp_path))
+    def test_a_backup_takes_an_empty_folder_and_overwrites_nothing(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        target, draft = tmp_path / "backup", tmp_path / "draft"
+        target.mkdir()
+        assert list(store.backup(target, draft, tuple))[-1] == 1.0
+        before = sorted(target.rglob("*"))
+        assert before
+        with pytest.raises(BackupFailed, match="something is there already"):
+            list(store.backup(target, draft, tuple))
+        assert sorted(target.rglob("*")) == before
+
+    def test_blobs_are_not_swept_under_a_backup(self, store: Store, tmp_path: Path) -> None:
+        store.blob_put(b"an old result")
+        steps = store.backup(tmp_path / "backup", tmp_path / "draft", tuple)
+        next(steps)
+        assert store.sweep([], older_than=-1.0) == 0
+        list(steps)
+        assert store.sweep([], older_than=-1.0) == 1
 
     def test_usage_follows_the_journal(self, binding: Binding, store: Store) -> None:
         store.append(store.epoch, b"x" * 1_000)
