@@ -107,7 +107,9 @@ def test_a_client_submits_cancels_and_looks_and_no_more(house: House) -> None:
         assert client.show([handle.id])[0].state == "succeeded"
         long = client.submit("sleep", seconds=60)
         assert client.cancel([long.id]).changed == [long.id]
-        for forbidden in (client.keys, lambda: client.drain("w1"), lambda: client.resume("w1")):
+        for forbidden in (
+            client.keys, client.backup, lambda: client.drain("w1"), lambda: client.resume("w1"),
+        ):  # fmt: skip
             with pytest.raises(NotAllowed) as refused:
                 forbidden()
             assert refused.value.fields["role"] == "client"
@@ -130,6 +132,10 @@ def test_a_viewer_looks_and_changes_nothing(house: House) -> None:
             with pytest.raises(NotAllowed) as refused:
                 forbidden()
             assert refused.value.fields["needed"] == "client"
+        with pytest.raises(NotAllowed) as refused:
+            client.backup()
+        assert refused.value.fields["needed"] == "operator"
+        assert not (house.broker.data / "backups").exists()
         assert sum(client.status().tasks.values()) == 0
 
 
@@ -149,6 +155,8 @@ def test_an_operator_does_everything(house: House) -> None:
         view = client.workers()[0]
         assert view.drained_by == "operator"
         client.resume("w1")
+        assert client.backup(house.folder / "copy").tasks == 1
+        assert (house.folder / "copy" / "store.db").exists()
         listed = client.keys()
         assert {key.name for key in listed} == {"operator", "w1"}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from corral.messages import BrokerView, WorkerView
+from corral.messages import BackupView, BrokerView, WorkerView
 from tests.integration.cli.conftest import BIN, Cli, Fleet, Started, free_endpoint
 
 Keep = Callable[[Started], Started]
@@ -153,9 +153,39 @@ def test_broker_start_fsck_and_backup(alone: Cli, started: Keep) -> None:
     assert alone("broker", "fsck", "--data", "store").status != 0  # it is led
     assert broker.end(signal.SIGTERM).status == 0
     assert alone("broker", "fsck", "--data", "store").status == 0
-    saved = alone("broker", "backup", "--data", "store", "saved")
-    assert (saved.status, saved.out.strip()) == (0, "saved")
+    saved = alone("broker", "backup", "--data", "store", "--to", "saved", "-o", "json")
+    assert saved.status == 0, saved
+    assert saved.json(BackupView).path == str(alone.folder / "saved")
     assert alone("broker", "fsck", "--data", "saved").status == 0
+    again = alone("broker", "backup", "--data", "store", "--to", "saved")
+    assert again.status == 1
+    assert "something is there already" in again.err
+    by_default = alone("broker", "backup", "--data", "store", "-o", "name").out.strip()
+    assert Path(by_default).parent == alone.folder / "store" / "backups"
+    assert alone("broker", "fsck", "--data", by_default).status == 0
+
+
+def test_broker_backup_asks_the_running_broker(corral: Cli, fleet: Fleet) -> None:
+    id = corral("task", "submit", "echo", "x=1", "--wait").err
+    view = corral("broker", "backup", "-o", "json").json(BackupView)
+    copy = Path(view.path)
+    assert copy.parent == fleet.data / "broker" / "backups"
+    assert view.tasks >= 1
+    page = corral("broker", "backup", "--to", corral.folder / "copy").out
+    for word in (str(corral.folder / "copy"), "tasks", "MiB"):
+        assert word in page, (page, id)
+    for one in (copy, corral.folder / "copy"):
+        assert corral("broker", "fsck", "--data", one).status == 0
+    led = corral("broker", "backup", "--data", fleet.data / "broker")
+    assert led.status == 2
+    assert "already leads" in led.err
+    relative = corral("broker", "backup", "--to", "copy")
+    assert relative.status == 2
+    assert "begin with /" in relative.err
+    full = corral("broker", "backup", "--to", corral.folder / "copy")
+    assert full.status == 1
+    assert "something is there already" in full.err
+    assert "corral broker backup" in full.err
 
 
 def test_systemd_hears_of_the_broker(alone: Cli, started: Keep) -> None:

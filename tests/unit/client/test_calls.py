@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ WORKERS = [messages.WorkerView(name="w1", status="available", health="live", adm
 BROKER = messages.BrokerView(
     version="1", epoch=2, seq=3, started=4.0, endpoint="tcp://", data="d", tasks={}, workers={}
 )
+COPY = messages.BackupView(path="/there", bytes=1, tasks=2, seconds=3.0)
 TOLD = messages.Explanation(id="t", state=State.QUEUED, summary="It waits.")
 
 #: method, its arguments, the call that goes out, the answer to it, what the method returns
@@ -44,6 +46,11 @@ CALLS: list[tuple[str, tuple[Any, ...], Call, Answer, Any]] = [
     (
         "revoke_key", ("ann",),
         messages.Keys(b"", "revoke", "", "", "ann"), messages.KeysAre(b"", KEYS), KEYS,
+    ),
+    ("backup", (), messages.Backup(b""), messages.BackedUp(b"", COPY), COPY),
+    (
+        "backup", (Path("/there"),),
+        messages.Backup(b"", "/there"), messages.BackedUp(b"", COPY), COPY,
     ),
 ]  # fmt: skip
 

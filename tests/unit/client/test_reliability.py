@@ -16,7 +16,7 @@ import pytest
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from corral import Client, Task, keys
+from corral import Client, Task, keys, messages
 from corral.client import engine
 from corral.errors import BadConfig, BrokerUnreachable, KeyMismatch, KeyRefused
 from corral.messages import Answer, Call, Outcomes, Results, Submit, Workers, WorkersAre
@@ -83,6 +83,25 @@ def test_a_broker_that_hears_and_never_answers_is_unreachable(impatient: None) -
         with pytest.raises(BrokerUnreachable):
             corral.submit("echo")
         assert len({call.request for call in broker.heard(Submit)}) == 1
+
+
+def test_a_call_that_takes_long_is_waited_for_while_the_broker_says_so(impatient: None) -> None:
+    copy = messages.BackupView(path="/there", bytes=1, tasks=2, seconds=3.0)
+    with ScriptedBroker(lambda _: None) as broker, Client(broker.endpoint, timeout=1) as corral:
+        told: list[object] = []
+        waits = threading.Thread(target=lambda: told.append(corral.backup()))
+        waits.start()
+        wait_for(lambda: broker.calls)
+        request = broker.calls[0].request
+        broker.push(messages.Underway(b"nobody's"))
+        for _ in range(40):  # more than three times the timeout
+            broker.push(messages.Underway(request))
+            time.sleep(0.1)
+        assert not told
+        broker.push(messages.BackedUp(request, copy))
+        waits.join()
+        assert told == [copy]
+        assert len(broker.calls) == 1  # and it was not asked again
 
 
 def test_calls_made_before_the_broker_starts_reach_it() -> None:
