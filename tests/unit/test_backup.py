@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -191,7 +192,7 @@ REFUSED = {
     "{full}": "something is there already",
     "{file}": "something is there already",
     "{file}/copy": "File exists",
-    "/sys/copy": "not permitted",
+    "/sys/copy": "permitted|Permission|Read-only",
     "/proc": "something is there already",
 }
 
@@ -207,7 +208,7 @@ def test_a_place_that_will_not_do_is_refused(
     asks.calls(Backup(b"b", to.format(data=server.data, full=full, file=file)))
     refused = outcome(asks)
     assert isinstance(refused, Refused)
-    assert REFUSED[to] in str(refused.fields)
+    assert re.search(REFUSED[to], str(refused.fields))
     assert left(server) == []
     assert list(full.iterdir()) == [file]
     assert file.read_text() == "somebody's"
