@@ -25,6 +25,7 @@ Tokens = Annotated[list[bytes], MANY]
 # Figures are finite, so that nobody has to think of a NaN in a sum or a deadline.
 Amount = Annotated[float, Meta(ge=-1e6, le=1e6)]  #: cores or GiB
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]  #: wall-clock time in seconds
 
 # --- a client asks ----------------------------------------------------------------------
 # The first field of every call is `request`: bytes that the client chose, echoed in each answer.
@@ -537,6 +538,7 @@ class Document(Struct, frozen=True, kw_only=True):
     incarnation: str
     kinds: Annotated[list[Kind], FEW]
     session: int = 0  #: counts the READYs of this incarnation; one that comes late is known by it
+    started: Moment = 0.0  #: when this incarnation did, by the worker's clock
     v: int = 1
     slots: int = 1
     cpus: Amount = 1.0

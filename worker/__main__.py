@@ -13,6 +13,7 @@ import random
 import shutil
 import socket
 import sys
+import time
 import uuid
 from functools import partial
 from importlib.metadata import version
@@ -169,6 +170,7 @@ def _document(settings: Settings, incarnation: str, kinds: list[Kind]) -> Docume
     document = Document(
         name=mine.name,
         incarnation=incarnation,
+        started=time.time(),
         kinds=kinds,
         slots=mine.slots,
         labels=mine.labels,

@@ -113,6 +113,7 @@ class Worker:
         "since",
         "slots",
         "slots_used",
+        "started",
     )  # fmt: skip
 
     def __init__(self, name: str, now: float) -> None:
@@ -123,6 +124,7 @@ class Worker:
         self.incarnation = ""
         self.former: tuple[str, ...] = ()  #: incarnations before it, the last few
         self.session = 0  #: which READY of its incarnation is in force
+        self.started = 0.0  #: when its incarnation did, by its own clock
         self.health = Health.UNAVAILABLE
         self.admission = Admission.OPEN
         self.kinds: frozenset[str] = frozenset()
@@ -152,6 +154,7 @@ class Worker:
             self.former = (*self.former[-7:], self.incarnation)
         self.incarnation = document.incarnation
         self.session = document.session
+        self.started = document.started
         self.kinds = frozenset(kind.kind for kind in document.kinds if not kind.extra)
         self.slots = max(0, min(document.slots, 10_000))
         self.cpus = round(_amount(document.cpus) * MILLI)
@@ -172,7 +175,11 @@ class Worker:
         """
         if document.incarnation == self.incarnation:
             return document.session < self.session
-        return document.incarnation in self.former
+        if document.incarnation in self.former:
+            return True
+        # A broker that was restarted knows no former ones. The worker's clock may have been set
+        # back, so an earlier start counts for nothing once the later one is silent.
+        return self.health is not Health.UNAVAILABLE and document.started < self.started
 
     @property
     def open(self) -> bool:

@@ -108,7 +108,10 @@ class NativeWorker:
         document = self.document
         kinds = [self._kind(kind) for kind in document.kinds]
         self.document = structs.replace(
-            document, incarnation=f"{self.name}/{self.incarnation}", kinds=kinds
+            document,
+            incarnation=f"{self.name}/{self.incarnation}",
+            started=self.engine.now,
+            kinds=kinds,
         )
         self.world.history.log(
             "up",

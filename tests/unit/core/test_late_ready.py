@@ -8,11 +8,11 @@ from tests.unit.core.peers import Native
 from tests.unit.core.story import Story
 
 
-def late(story: Story, worker: Native, starts: int, session: int) -> None:
-    """A READY of that start and session arrives by a connection of its own, and is refused."""
+def late(story: Story, worker: Native, starts: int, **document: object) -> None:
+    """A READY of that start arrives by a connection of its own, and is refused."""
     ghost = Native(story, worker.name)
     ghost.starts = starts
-    ghost.fields = worker.fields | {"session": session}
+    ghost.fields = worker.fields | document
     ghost.says(ghost.readies())
     ghost.takes(Disconnect)
 
@@ -39,6 +39,30 @@ def test_the_ready_of_a_process_that_was_replaced_changes_nothing(story: Story) 
     worker.ends(id)
     worker.restarts(session=1)
     assert worker.record.former == ("w.1", "w.2")
+
+
+def test_a_broker_that_was_restarted_knows_by_the_start_which_process_came_later(
+    story: Story,
+) -> None:
+    worker = story.worker("w", started=100.0)
+    story.restart()
+    worker.restarts(started=160.0)
+    id = story.client().submit()
+    worker.gets(id)
+    late(story, worker, starts=1, started=100.0)
+    assert story.broker.refused == {"late ready": 1}
+    story.is_(id, State.RUNNING)
+    worker.ends(id)
+
+
+def test_a_clock_that_was_set_back_keeps_a_new_process_out_for_a_lease_at_most(
+    story: Story,
+) -> None:
+    worker = story.worker("w", started=160.0)
+    worker.silent = True
+    story.later(12.0)
+    worker.restarts(started=100.0)
+    assert worker.record.started == 100.0
 
 
 def test_only_the_last_few_processes_are_remembered(story: Story) -> None:
