@@ -29,10 +29,10 @@ def test_two_keys_are_never_equal() -> None:
 
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "ann.key"
-    keys.write(path, keys.new_key("ann", "client", "x"))
+    keys.write(path, keys.new_key("ann", "client", keys.new_pair().public))
     before = path.read_bytes()
     with pytest.raises(Usage, match="never overwritten"):
-        keys.write(path, keys.new_key("ann", "client", "x"))
+        keys.write(path, keys.new_key("ann", "client", keys.new_pair().public))
     assert path.read_bytes() == before
 
 
@@ -51,7 +51,7 @@ def test_a_damaged_key_file_is_named(tmp_path: Path, content: bytes, why: str) -
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ann.key"
-    keys.write(path, keys.new_key("ann", "client", "x"))
+    keys.write(path, keys.new_key("ann", "client", keys.new_pair().public))
     path.chmod(0o640)
     with pytest.raises(BadConfig, match="chmod it to 600"):
         keys.read(path)
