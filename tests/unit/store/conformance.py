@@ -6,6 +6,7 @@ full disk) is tested beside its binding.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,6 +65,11 @@ def row(id: str, **fields: Any) -> Row:
 def done(id: str, ended: float, **fields: Any) -> Row:
     """A row of a task that ended."""
     return row(id, state="succeeded", live=False, ended=ended, **fields)
+
+
+def sorted_rows(store: Store) -> list[Row]:
+    """Every live row."""
+    return sorted(store.load().rows, key=lambda row: row.id)
 
 
 class Conformance:
@@ -398,6 +404,29 @@ class Conformance:
         assert copy.blob_get(early) + copy.blob_get(late) == b"earlylate"
         copy.close()
         assert len(list(store.read(0))) == 3
+
+    def test_a_backup_under_heavy_writes_is_the_store_as_it_was_at_one_moment(
+        self, binding: Binding, store: Store, tmp_path: Path
+    ) -> None:
+        chance = random.Random(7)
+        store.fold(store.epoch, [row(f"t{index}", record=b"r" * 2_000) for index in range(2_000)])
+        moments: list[tuple[list[tuple[int, bytes]], list[Row]]] = []
+
+        def now() -> list[str]:
+            moments.append((list(store.read(0)), sorted_rows(store)))
+            return []
+
+        steps = store.backup(tmp_path / "backup", tmp_path / "draft", now, pages=16)
+        for _ in steps:
+            last = store.append(store.epoch, chance.randbytes(chance.randrange(100_000)))
+            ids = [f"t{chance.randrange(3_000)}" for _ in range(30)]
+            rows = [row(id, record=chance.randbytes(3_000), lsn=last) for id in set(ids[:25])]
+            trim_to = chance.choice([0, 0, last - 3])
+            store.fold(store.epoch, rows, ids[25:], b"document %d" % last, trim_to=trim_to)
+        copy = binding.at(tmp_path / "backup")
+        copy.lead("restored")
+        assert [(list(copy.read(0)), sorted_rows(copy))] == moments
+        copy.close()
 
     def test_a_backup_that_was_given_up_is_no_hindrance(
         self, binding: Binding, store: Store, tmp_path: Path
