@@ -40,7 +40,7 @@ ROLES = {
     "CorralFleet": "VM.Allocate VM.Audit VM.Backup VM.Config.CPU VM.Config.Disk VM.Config.Memory "
     "VM.Config.Network VM.Config.Options VM.Migrate VM.PowerMgmt VM.Snapshot Pool.Audit",
     "CorralStore": "Datastore.AllocateSpace Datastore.Audit",
-    "CorralArchives": "Datastore.AllocateTemplate",
+    "CorralArchives": "Datastore.Allocate Datastore.AllocateTemplate",
     "CorralNet": "SDN.Use",
     "CorralAudit": "Sys.Audit",
     "CorralInventory": "VM.Audit Pool.Audit",

@@ -27,7 +27,10 @@ options:
     elements: int
     default: []
   storage:
-    description: The storage that keeps backups.
+    description:
+      - The storage that keeps backups. With its container a token loses the privileges that the
+        container's pool gave, so to bring back one that is gone it needs Datastore.Allocate on
+        this storage.
     type: str
     required: true
   mode:
@@ -55,8 +58,9 @@ options:
       its backup was read on.
     type: str
   target_storage:
-    description: O(state=restored) - The storage of the root file system. Default is the one that
-      the backup names.
+    description:
+      - O(state=restored) - The storage of the root file system. Default is where the container has
+        it, and for one that is gone, where the fleet's templates are.
     type: str
   pool:
     description: O(state=restored) - The pool that the container belongs to.
@@ -125,7 +129,6 @@ calls:
   type: dict
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
@@ -290,21 +293,24 @@ class Backups:
             have = ", ".join(one["volid"] for one in known) or "none"
             raise Problem(
                 f"Storage {self.storage} has no backup {asked or 'at all'} of container {vmid}"
-                f" (there are: {have}). See state listed; a token sees backups of guests that it"
-                " has VM.Backup on."
+                f" (there are: {have}). See state listed. Of a container that is gone a token sees"
+                f" backups only with Datastore.Allocate on /storage/{self.storage}."
             )
         return found[0]
 
-    def _storage_of(self, node: str, volume: str) -> str:
-        """Where the root file system was that a backup holds."""
-        config: str = self.api.get(f"/nodes/{node}/vzdump/extractconfig", volume=volume)
-        found = re.search(r"^rootfs: ([^:]+):", config, re.MULTILINE)
-        if found is None:
-            raise Problem(f"Backup {volume} names no root file system: give target_storage.")
-        return found[1]
+    def _storage_of(self, vmid: int) -> str:
+        """Where the container's root file system is; of one that is gone, where templates are."""
+        guest = self.seen.guests.get(vmid)
+        likely = [guest] if guest else self.seen.templates()
+        for one in likely:
+            config = self.api.get(f"/nodes/{one.node}/lxc/{one.vmid}/config")
+            return str(config["rootfs"]).partition(":")[0]
+        raise Problem(
+            f"Where container {vmid} had its root file system is unknown: give target_storage."
+        )
 
     def _restore(self, vmid: int, node: str, volume: str, exists: bool) -> None:
-        storage = self.options["target_storage"] or self._storage_of(node, volume)
+        storage = self.options["target_storage"] or self._storage_of(vmid)
         self.patience.do(
             lambda: self.api.post(
                 f"/nodes/{node}/lxc",
