@@ -51,9 +51,14 @@ S = TypeVar("S", Pair, KeyFile)
 
 
 def new_pair() -> Pair:
-    """A new key pair from the system's randomness."""
-    public, secret = zmq.curve_keypair()
-    return Pair(public.decode(), secret.decode())
+    """A new key pair from the system's randomness.
+
+    Its public half can be an argument of a command: one in 85 would begin as an option does.
+    """
+    while True:
+        public, secret = zmq.curve_keypair()
+        if not public.startswith(b"-"):
+            return Pair(public.decode(), secret.decode())
 
 
 def is_public(text: str) -> bool:

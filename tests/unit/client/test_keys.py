@@ -75,3 +75,7 @@ def test_enrolling_makes_the_broker_s_pair_once_and_fills_its_table(tmp_path: Pa
     ]
     with pytest.raises(Usage, match="named ann is already"):
         keys.enrol(tmp_path, "ann", "client", now=3.0)
+
+
+def test_no_public_half_reads_like_an_option() -> None:
+    assert not any(keys.new_pair().public.startswith("-") for _ in range(1_500))
