@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.tree import Tree
 
-from corral.cli.output import talk
+from corral.cli.output import line, talk
 from corral.client.pending import shown_as_update
 from corral.tasks import TERMINAL, State
 
@@ -57,7 +57,7 @@ class Board:
 
     def tree(self) -> Tree:
         """A branch for each part of the names, with counts; running tasks with their progress."""
-        root = Tree(f"[bold]{self.done} of {len(self.names)} tasks done")
+        root = Tree(line((f"{self.done} of {len(self.names)} tasks done", "bold")))
         groups: dict[str, list[str]] = {}
         for id, name in self.names.items():
             groups.setdefault(name.split("/")[0], []).append(id)
@@ -65,19 +65,21 @@ class Board:
             states = Counter(self.states.get(id, State.WAITING) for id in ids)
             ended = sum(count for state, count in states.items() if state in TERMINAL)
             bad = ended - states[State.SUCCEEDED]
-            note = f" [red]{bad} not succeeded[/]" if bad else ""
-            branch = root.add(f"{group:<6} {_bar(ended / len(ids))} {ended}/{len(ids)}{note}")
+            note = f" {bad} not succeeded" if bad else ""
+            bar = _bar(ended / len(ids))
+            branch = root.add(line(f"{group:<6} ", *bar, f" {ended}/{len(ids)}", (note, "red")))
             for id in ids:
                 if self.states.get(id) is State.RUNNING:
-                    share = _bar(self.progress.get(id, 0.0), 10)
+                    bar = _bar(self.progress.get(id, 0.0), 10)
                     name = self.names[id].partition("/")[2] or self.names[id]
-                    branch.add(f"{share} {name} [dim]on {self.workers.get(id, '')}")
+                    where = f"on {self.workers.get(id, '')}"
+                    branch.add(line(*bar, f" {name} ", (where, "dim")))
         return root
 
 
-def _bar(share: float, width: int = 20) -> str:
+def _bar(share: float, width: int = 20) -> tuple[tuple[str, str], tuple[str, str]]:
     full = round(share * width)
-    return f"[green]{'━' * full}[/][dim]{'━' * (width - full)}[/]"
+    return ("━" * full, "green"), ("━" * (width - full), "dim")
 
 
 def follow(client: Client, ids: Sequence[str], names: Sequence[str]) -> None:

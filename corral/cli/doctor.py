@@ -16,7 +16,7 @@ import click
 from msgspec import Struct
 
 from corral.cli.options import ago, broker_options, loaded, span
-from corral.cli.output import Output
+from corral.cli.output import Output, line
 from corral.errors import CorralError
 
 if TYPE_CHECKING:
@@ -72,15 +72,10 @@ def doctor(data: Path, broker: str | None, key: str | None, output: str | None) 
 
 
 def _mark(finding: Finding) -> Any:
-    from rich.text import Text
-
-    return {
-        "ok": Text("✔ ok", "green"),
-        "warn": Text("! warn", "yellow"),
-        "fail": Text("✘ fail", "red"),
-    }[finding.verdict]
+    return line(MARKS[finding.verdict])
 
 
+MARKS = {"ok": ("✔ ok", "green"), "warn": ("! warn", "yellow"), "fail": ("✘ fail", "red")}
 COLUMNS: dict[str, Callable[[Finding], Any]] = {
     "check": lambda one: one.check,
     "": _mark,

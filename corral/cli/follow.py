@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
-from corral.cli.output import Output, talk, value_text
+from corral.cli.output import Output, talk, visible
 from corral.cli.root import DETACHED, tell
 from corral.client.pending import shown_as_update
 from corral.errors import CorralError, TaskCancelled, TaskFailed
@@ -106,7 +106,7 @@ def wait_for(
     else:
         for item in told:
             if item.state is State.SUCCEEDED:
-                sys.stdout.write(value_text(item.value) + "\n")
+                out.value(item.value)
     return tell_failures(ended.values())
 
 
@@ -120,7 +120,7 @@ def tell_failures(outcomes: Any) -> int:
             errors.append((error, outcome.failure))
     for told, failure in errors[:SHOWN_FAILURES]:
         if failure is not None and failure.traceback:
-            talk("\n".join(failure.traceback.rstrip().splitlines()[-LAST_LINES:]))
+            talk(*failure.traceback.rstrip().split("\n")[-LAST_LINES:])
         tell(told)
     if len(errors) > SHOWN_FAILURES:
         talk(f"... and {len(errors) - SHOWN_FAILURES} more did not succeed")
@@ -167,7 +167,9 @@ class _RichBar:
         self._progress.advance(self._task)
 
     def show(self, fraction: float, note: str) -> None:
-        self._progress.update(self._task, completed=fraction * self._total, description=note)
+        self._progress.update(
+            self._task, completed=fraction * self._total, description=visible(note)
+        )
 
 
 @contextlib.contextmanager
@@ -179,7 +181,12 @@ def _bar(total: int) -> Iterator[Bar]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     done = [MofNCompleteColumn()] if total > 1 else []
-    columns = [TextColumn("{task.description}"), BarColumn(), *done, TimeElapsedColumn()]
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *done,
+        TimeElapsedColumn(),
+    ]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _RichBar(progress, total)
 
@@ -295,5 +302,5 @@ def _print(out: Output, update: Update) -> None:
             "  ".join(f"{name} {value:.4g}" for name, value in update.metrics.items()),
             update.why,
         ]
-        sys.stdout.write("  ".join(part for part in parts if part) + "\n")
+        sys.stdout.write("  ".join(visible(part) for part in parts if part) + "\n")
     sys.stdout.flush()

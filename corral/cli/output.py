@@ -1,7 +1,9 @@
 """Data on stdout: the same structs as a table for people, as json or jsonl for programs, as names.
 
-The JSON is the API's own structs, complete and stable. No command prints data in another way. What
-columns a table has is told beside the command; rich is imported when a table is drawn.
+The JSON is the API's own structs, complete, exact and stable. What a person reads is made of
+`line`, `lines` and `talk`, which let nothing through that a terminal would obey. No command prints
+in another way. What columns a table has is told beside the command; rich is imported when a table
+is drawn.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
+    from rich.text import Text
 
 T = TypeVar("T")
 
@@ -52,7 +55,7 @@ class Output:
         elif items:
             console().print(table(items, columns))
         elif empty:
-            click.echo(empty, err=True)
+            talk(empty)
 
     def one(
         self, item: T, show: Callable[[T], RenderableType | str], name: Callable[[T], str]
@@ -66,7 +69,15 @@ class Output:
             click.echo(name(item))
         else:
             shown = show(item)
-            click.echo(shown) if isinstance(shown, str) else console().print(shown)
+            if isinstance(shown, str):
+                sys.stdout.write(visible(shown) + "\n")
+            else:
+                console().print(shown)
+
+    def value(self, value: object) -> None:
+        """Print a result for a person, who may pipe it: then text is exactly as it is."""
+        text = value_text(value)
+        sys.stdout.write((visible_lines(text) if sys.stdout.isatty() else text) + "\n")
 
     def _line(self, item: object) -> None:
         click.echo(_json(item))
@@ -110,6 +121,45 @@ def value_text(value: object) -> str:
     return value if isinstance(value, str) else _pretty(value).decode()
 
 
+# --- for people -------------------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """`text` as one line in which everything can be seen: ESC reads \\x1b, a new line \\n."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def visible_lines(text: str) -> str:
+    """The same for text of several lines, such as a traceback, which stay lines."""
+    return "\n".join(visible(one.expandtabs()) for one in text.split("\n"))
+
+
+def line(*parts: str | tuple[str, str]) -> Text:
+    """One line of a view, of texts and of (text, style)."""
+    from rich.text import Text
+
+    pairs = ((part, "") if isinstance(part, str) else part for part in parts)
+    return Text.assemble(*((visible(text), style) for text, style in pairs))
+
+
+def cell(value: object) -> Text:
+    """One thing in a table: what is a `line` already, or any value as one."""
+    from rich.text import Text
+
+    return value if isinstance(value, Text) else line("" if value is None else str(value))
+
+
+def lines(text: str, style: str = "") -> Text:
+    """Several lines of a view."""
+    from rich.text import Text
+
+    return Text(visible_lines(text), style)
+
+
 def console(err: bool = False) -> Console:
     """A console on stdout (or stderr) that cuts nothing off when it is no terminal."""
     from rich.console import Console
@@ -124,7 +174,6 @@ def table(
 ) -> RenderableType:
     """A plain table. A column whose every cell is empty is left out; numbers stand right."""
     from rich.table import Table
-    from rich.text import Text
 
     drawn = Table(box=None, pad_edge=False, header_style="dim", title=title, title_justify="left")
     cells = {head: [cell(item) for item in items] for head, cell in columns.items()}
@@ -134,12 +183,7 @@ def table(
         justify: JustifyMethod = "right" if right else "left"
         drawn.add_column(head.upper(), justify=justify, overflow="fold", no_wrap=head == "id")
     for row in zip(*kept.values(), strict=True):
-        drawn.add_row(
-            *(
-                value if isinstance(value, Text) else Text("" if value is None else str(value))
-                for value in row
-            )
-        )
+        drawn.add_row(*map(cell, row))
     return drawn
 
 
@@ -152,6 +196,8 @@ def coloured(text: str, colour: str) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
 
 
-def talk(text: str) -> None:
-    """A word to the person at the terminal, on stderr."""
-    click.echo(text, err=True)
+def talk(*told: str, before: str = "") -> None:
+    """Lines to the person at the terminal, on stderr; `before` the first stands a coloured word."""
+    for text in told:
+        click.echo(before + visible(text), err=True)
+        before = ""

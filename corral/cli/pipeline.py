@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from corral.cli.options import broker_options, connect, connected, printed
-from corral.cli.output import Output, console, table, talk
+from corral.cli.output import Output, console, line, table, talk
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -75,9 +75,9 @@ def run(
             return _run(client, source, graph, path, alone=local)
     except KeyboardInterrupt:
         if local:
-            talk("\nStopped; what was done is kept. Type the same command to go on.")
+            talk("", "Stopped; what was done is kept. Type the same command to go on.")
         else:
-            talk(f"\nDetached; {graph.name} goes on. Come back: corral pipeline run {source}")
+            talk("", f"Detached; {graph.name} goes on. Come back: corral pipeline run {source}")
         return DETACHED
 
 
@@ -117,16 +117,19 @@ def _tree(title: str, planned: Sequence[Any]) -> Tree:
     """Tasks by the parts of their names; those that end at one place stand on one line."""
     from rich.tree import Tree
 
-    tree = Tree(title)
+    tree = Tree(line(title))
     places = {"": tree}
+    leaves: dict[str, list[str]] = {}
     for one in planned:
         *path, leaf = one.name.split("/")
         for depth in range(len(path)):
             place = "/".join(path[: depth + 1])
             if place not in places:
-                places[place] = places["/".join(path[:depth])].add(path[depth])
-        branch = places["/".join(path)]
-        branch.label = f"{branch.label}  [dim]{leaf}[/]"
+                places[place] = places["/".join(path[:depth])].add("")
+        leaves.setdefault("/".join(path), []).append(leaf)
+    for place, branch in places.items():
+        ends = "".join(f"  {leaf}" for leaf in leaves.get(place, ()))
+        branch.label = line(place.rpartition("/")[2] or title, (ends, "dim"))
     return tree
 
 

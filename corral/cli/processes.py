@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from corral.cli.output import talk
 from corral.cli.scripts import script
 from corral.client import Client
 from corral.errors import BrokerUnreachable, CorralError
@@ -40,7 +41,7 @@ os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])
 
 
 class DaemonDied(CorralError):
-    """{name} ended with status {status}. Its last words: {words}
+    """{name} ended with status {status}; its last words stand above.
 
     Correct what it names and start again; `corral doctor` checks this machine.
     """
@@ -56,9 +57,11 @@ def free_endpoint() -> str:
 
 
 class Daemon:
-    """One child process; its output goes line by line to `say`."""
+    """One child process; its output goes line by line to `say`, or is kept for its end."""
 
-    def __init__(self, name: str, command: Sequence[str], say: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], say: Callable[[str, str], None] | None
+    ) -> None:
         self.name = name
         self.words: deque[str] = deque(maxlen=LAST_LINES)
         self._say = say
@@ -69,6 +72,7 @@ class Daemon:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="backslashreplace",
             start_new_session=True,  # Ctrl-C is for us; we stop them in order
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -78,7 +82,8 @@ class Daemon:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.words.append(line.rstrip("\n"))
-            self._say(self.name, line.rstrip("\n"))
+            if self._say is not None:
+                self._say(self.name, line.rstrip("\n"))
 
     def said(self, pattern: str) -> re.Match[str] | None:
         """What it has said lately that fits `pattern`."""
@@ -90,10 +95,11 @@ class Daemon:
         return self.process.poll() is None
 
     def died(self) -> DaemonDied:
-        """What to tell about its end."""
+        """What to tell about its end, below what it said."""
         self._reader.join(2.0)
-        words = "\n".join(self.words) or "none"
-        return DaemonDied(name=self.name, status=self.process.returncode, words=words)
+        if self._say is None:
+            talk(*self.words)
+        return DaemonDied(name=self.name, status=self.process.returncode)
 
     def stop(self, seconds: float) -> None:
         """SIGTERM, and SIGKILL when that is not enough."""
@@ -116,7 +122,7 @@ class LocalFleet:
         endpoint: str,
         workers: int = 2,
         slots: int = 1,
-        say: Callable[[str, str], None] = lambda name, line: None,
+        say: Callable[[str, str], None] | None = None,
         stopping: threading.Event | None = None,
     ) -> None:
         """`stopping`, once set, ends the wait for workers: it is to be left at once."""

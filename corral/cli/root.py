@@ -6,13 +6,14 @@ A command's module is imported when it is run. What it does lives there.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 import click
 
-from corral.cli.output import coloured
+from corral.cli.output import coloured, talk
 from corral.errors import CorralError
 
 DETACHED, PIPE_CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE
@@ -85,10 +86,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as wanted:
         return wanted.exit_code
     except click.ClickException as wrong:
-        wrong.show()
+        told = io.StringIO()
+        wrong.show(told)
+        talk(*told.getvalue().removesuffix("\n").split("\n"))
         return wrong.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nDetached; nothing was cancelled.", err=True)
+        talk("", "Detached; nothing was cancelled.")
         return DETACHED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush to
@@ -98,6 +101,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def tell(error: CorralError) -> None:
     """An error for a person, on stderr: what and why, then what to do."""
     where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    click.echo(coloured("error: ", "red") + error.message + where, err=True)
+    talk(error.message + where, before=coloured("error: ", "red"))
     if error.cure:
-        click.echo(f"  {error.cure}", err=True)
+        talk(f"  {error.cure}")

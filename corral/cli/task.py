@@ -264,7 +264,11 @@ def watch(client: Client, out: Output, ids: Sequence[str], since: int | None) ->
 @click.option("--attempt", type=click.IntRange(1), help="Default: the last one.")
 @connected
 def logs(client: Client, out: Output, id: str, follow: bool, attempt: int | None) -> None:
-    """Print what an attempt has written."""
+    """Print what an attempt has written, byte for byte.
+
+    It is the handler's own stream: colours, bars and whatever else a terminal obeys are in it.
+    With `| cat -v` they can be seen and do nothing.
+    """
     [view] = client.show([id])
     for piece in client.logs(view.id, attempt or 0, follow=follow):
         sys.stdout.buffer.write(piece)
@@ -276,7 +280,10 @@ def logs(client: Client, out: Output, id: str, follow: bool, attempt: int | None
 @click.option("--timeout", type=DURATION, metavar="10m", help="How long to wait.")
 @connected
 def result(client: Client, out: Output, ids: Sequence[str], timeout: float | None) -> int:
-    """Print what tasks returned; waits for those that go on."""
+    """Print what tasks returned; waits for those that go on.
+
+    A text is printed as it is; on a terminal, what that would obey is made visible (ESC as \\x1b).
+    """
     from corral.cli import follow
 
     whole = [view.id for view in client.show(list(ids) or ["last"])]

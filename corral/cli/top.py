@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from corral.cli.options import broker_options, connect, span
-from corral.cli.output import console, table
+from corral.cli.output import console, line, table
 from corral.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def top(every: float, once: bool, broker: str | None, key: str | None) -> None:
 def _live(client: Client, every: float) -> None:
     from rich.console import Group
     from rich.live import Live
-    from rich.text import Text
 
     last = _picture(client)
     heard = time.monotonic()
@@ -61,7 +60,7 @@ def _live(client: Client, every: float) -> None:
                 heard = time.monotonic()
                 live.update(last, refresh=True)
             except BrokerUnreachable:
-                stale = Text(f"no answer for {span(time.monotonic() - heard)}", "red")
+                stale = line((f"no answer for {span(time.monotonic() - heard)}", "red"))
                 live.update(Group(stale, last), refresh=True)
 
 
@@ -91,21 +90,22 @@ def _asked_to_end(seconds: float) -> bool:
 def _picture(client: Client) -> RenderableType:
     """Header, workers, and the tasks that are not over, those that run first."""
     from rich.console import Group
-    from rich.text import Text
 
     from corral.cli.views import counts_text, task_columns, worker_columns
 
     broker, workers = client.status(), client.workers()
     tasks = [task for state in ACTIVE for task in client.tasks([state], limit=SHOWN)]
     now = time.time()
-    head = Text.assemble(
+    head = line(
         (f"corral {broker.version}  ", "bold"),
         f"{broker.endpoint}  up {span(now - broker.started)}  ",
         ("store full  ", "red") if broker.store_full else "",
         f"tasks: {counts_text(broker.tasks) or 'none'}",
     )
-    parts: list[RenderableType] = [head, Text()]
-    parts.append(table(workers, worker_columns(now)) if workers else Text("no workers", "red"))
-    parts.append(Text())
-    parts.append(table(tasks[:SHOWN], task_columns(now)) if tasks else Text("nothing to do", "dim"))
+    parts: list[RenderableType] = [head, line()]
+    parts.append(table(workers, worker_columns(now)) if workers else line(("no workers", "red")))
+    parts.append(line())
+    parts.append(
+        table(tasks[:SHOWN], task_columns(now)) if tasks else line(("nothing to do", "dim"))
+    )
     return Group(*parts)

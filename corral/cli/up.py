@@ -40,7 +40,7 @@ def up(data: Path, bind: str, workers: int, slots: int) -> int | None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if not stopping.is_set():
-            talk("\nstopping: workers first, then the broker ...")
+            talk("", "stopping: workers first, then the broker ...")
         stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -49,7 +49,7 @@ def up(data: Path, bind: str, workers: int, slots: int) -> int | None:
     began = time.monotonic()
     with fleet:
         if not stopping.is_set():
-            talk(_next_steps(fleet.endpoint, workers, slots, time.monotonic() - began))
+            talk(*_next_steps(fleet.endpoint, workers, slots, time.monotonic() - began))
         while not stopping.wait(LOOK):
             fleet.check()
     talk("stopped")
@@ -64,15 +64,17 @@ class _Prefixer:
 
     def __call__(self, name: str, line: str) -> None:
         style = self._styles.setdefault(name, STYLES[len(self._styles) % len(STYLES)])
-        click.echo(f"{coloured(f'{name:>6}', style)} | {line}", err=True)
+        talk(line, before=f"{coloured(f'{name:>6}', style)} | ")
 
 
-def _next_steps(endpoint: str, workers: int, slots: int, seconds: float) -> str:
-    export = "" if endpoint == DEFAULT else f"\n  export CORRAL_BROKER={endpoint}"
-    return (
-        f"\nUp after {seconds:.1f} s: a broker at {endpoint}, {workers} workers of {slots} slots.\n"
-        f"In another terminal:{export}\n"
-        "  corral task submit echo text=hello --wait\n"
-        "  corral top\n"
-        "Ctrl-C stops everything.\n"
-    )
+def _next_steps(endpoint: str, workers: int, slots: int, seconds: float) -> list[str]:
+    return [
+        "",
+        f"Up after {seconds:.1f} s: a broker at {endpoint}, {workers} workers of {slots} slots.",
+        "In another terminal:",
+        *([] if endpoint == DEFAULT else [f"  export CORRAL_BROKER={endpoint}"]),
+        "  corral task submit echo text=hello --wait",
+        "  corral top",
+        "Ctrl-C stops everything.",
+        "",
+    ]

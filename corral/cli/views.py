@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from corral.cli.options import ago, span
-from corral.cli.output import table
+from corral.cli.output import cell, line, lines, table
 from corral.messages import (
     AttemptView,
     BackupView,
@@ -49,10 +49,8 @@ _MIB = 1 << 20
 
 def state_text(state: str) -> Text:
     """A state with its mark."""
-    from rich.text import Text
-
     mark, style = MARKS[state]
-    return Text(f"{mark} {state}", style)
+    return line((f"{mark} {state}", style))
 
 
 def clock(at: float | None) -> str:
@@ -110,14 +108,13 @@ def _variant_text(variant: Variant) -> str:
 def _facts(facts: Mapping[str, object]) -> RenderableType:
     """Names and values, those without a value left out."""
     from rich.table import Table
-    from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     for name, value in facts.items():
         if value not in ("", None, [], {}, ()):
-            grid.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+            grid.add_row(line(name), cell(value))
     return grid
 
 
@@ -125,14 +122,13 @@ def task_page(task: TaskView) -> RenderableType:
     """Everything about one task."""
     import msgspec
     from rich.console import Group
-    from rich.text import Text
 
     now = time.time()
     metrics = "  ".join(f"{name} {value:.6g}" for name, value in task.metrics.items())
     parts: list[RenderableType] = [
         _facts(
             {
-                "task": Text(task.id, "bold"),
+                "task": line((task.id, "bold")),
                 "kind": task.kind,
                 "name": task.name,
                 "state": state_text(task.state),
@@ -152,14 +148,14 @@ def task_page(task: TaskView) -> RenderableType:
         )
     ]
     if task.story:
-        parts += [Text(), table(task.story, STEP_COLUMNS, "story")]
+        parts += [line(), table(task.story, STEP_COLUMNS, "story")]
     if task.attempts:
-        parts += [Text(), table(task.attempts, ATTEMPT_COLUMNS, "attempts")]
+        parts += [line(), table(task.attempts, ATTEMPT_COLUMNS, "attempts")]
     if task.failure is not None:
         last = "" if task.state in TERMINAL else "last failure: "
-        parts += [Text(), Text(f"{last}{task.failure.type}: {task.failure.message}", "red")]
+        parts += [line(), line((f"{last}{task.failure.type}: {task.failure.message}", "red"))]
         if task.failure.traceback:
-            parts.append(Text(task.failure.traceback.rstrip(), "dim"))
+            parts.append(lines(task.failure.traceback.rstrip(), "dim"))
     return Group(*parts)
 
 
@@ -190,21 +186,21 @@ ATTEMPT_COLUMNS: dict[str, Callable[[AttemptView], Any]] = {
 def explanation_page(told: Explanation) -> RenderableType:
     """Why a task stands where it stands: per worker what was wanted and is there, and the cure."""
     from rich.console import Group
-    from rich.text import Text
 
+    mark, style = MARKS[told.state]
     parts: list[RenderableType] = [
-        Text.assemble((told.id, "bold"), "  ", state_text(told.state)),
-        Text(told.summary),
+        line((told.id, "bold"), "  ", (f"{mark} {told.state}", style)),
+        line(told.summary),
     ]
     if told.decision:
-        parts.append(Text(f"Why there: {told.decision}"))
-    parts += [Text(f"- {reason}") for reason in told.reasons]
+        parts.append(line(f"Why there: {told.decision}"))
+    parts += [line(f"- {reason}") for reason in told.reasons]
     if told.workers:
-        parts += [Text(), table(_rows(told.workers), _VERDICT_COLUMNS, "worker by worker")]
+        parts += [line(), table(_rows(told.workers), _VERDICT_COLUMNS, "worker by worker")]
     if told.cure:
-        parts += [Text(), Text("What would let it run", "bold")]
+        parts += [line(), line(("What would let it run", "bold"))]
         parts += [
-            Text(f"{number}. {part.text or part.action}", "green")
+            line((f"{number}. {part.text or part.action}", "green"))
             for number, part in enumerate(told.cure, 1)
         ]
     return Group(*parts)
@@ -221,9 +217,7 @@ def _rows(workers: list[WorkerVerdict]) -> list[tuple[WorkerVerdict, Verdict | N
 
 
 def _mark(met: bool) -> Text:
-    from rich.text import Text
-
-    return Text("✔ met", "green") if met else Text("✘ not met", "red")
+    return line(("✔ met", "green") if met else ("✘ not met", "red"))
 
 
 def _met(worker: WorkerVerdict) -> str:
@@ -262,9 +256,7 @@ def worker_columns(now: float | None = None) -> dict[str, Callable[[WorkerView],
 
 def status_text(worker: WorkerView) -> Text:
     """A worker's status, coloured."""
-    from rich.text import Text
-
-    return Text(worker.status, _WORKER_STYLES.get(worker.status, "red"))
+    return line((worker.status, _WORKER_STYLES.get(worker.status, "red")))
 
 
 def _gpus(worker: WorkerView) -> str:
@@ -286,11 +278,10 @@ def _drain_note(worker: WorkerView, now: float) -> str:
 def worker_page(worker: WorkerView) -> RenderableType:
     """Everything about one worker."""
     from rich.console import Group
-    from rich.text import Text
 
     now = time.time()
     facts = {
-        "worker": Text(worker.name, "bold"),
+        "worker": line((worker.name, "bold")),
         "status": status_text(worker),
         "drain": _drain_note(worker, now),
         "incarnation": worker.incarnation,
@@ -315,24 +306,23 @@ def worker_page(worker: WorkerView) -> RenderableType:
             "held by": lambda gpu: gpu.holder,
             "others use": lambda gpu: f"{gpu.foreign_gb:.1f} GiB" if gpu.foreign_gb else "",
         }
-        parts += [Text(), table(worker.gpus, columns, "GPUs")]
+        parts += [line(), table(worker.gpus, columns, "GPUs")]
     return Group(*parts)
 
 
 def broker_page(broker: BrokerView) -> RenderableType:
     """The broker's own figures."""
     from rich.console import Group
-    from rich.text import Text
 
     facts = {
-        "broker": Text(broker.endpoint, "bold"),
+        "broker": line((broker.endpoint, "bold")),
         "version": broker.version,
         "data": broker.data,
         "up": span(time.time() - broker.started),
         "epoch": broker.epoch,
         "events": broker.seq,
         "memory": f"{broker.rss_bytes / _MIB:.0f} MiB",
-        "store": Text("full: it takes no new work", "red") if broker.store_full else "writable",
+        "store": line(("full: it takes no new work", "red")) if broker.store_full else "writable",
         "tasks": counts_text(broker.tasks) or "none",
         "workers": counts_text(broker.workers) or "none",
         "resources": ", ".join(f"{n} {used}/{all}" for n, (used, all) in broker.named.items()),
@@ -347,7 +337,7 @@ def broker_page(broker: BrokerView) -> RenderableType:
             "code": lambda kind: kind.code_version[:12],
             "data": lambda kind: kind.data_snapshot[:12],
         }
-        parts += [Text(), table(broker.kinds, columns, "kinds")]
+        parts += [line(), table(broker.kinds, columns, "kinds")]
     return Group(*parts)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 
 import click
 import pytest
 from msgspec import Struct, msgpack
 
+from corral.cli import output
 from corral.cli.options import DURATION, GIB, MAYBE_PAIR, PAIR, span
-from corral.cli.output import FORMATS, Output, value_text
+from corral.cli.output import FORMATS, Output, line, lines, talk, value_text
 
 
 class Thing(Struct):
@@ -135,3 +138,41 @@ def test_pairs() -> None:
 )  # fmt: skip
 def test_spans_for_people(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+# --- what a terminal would obey ---------------------------------------------------------
+
+EVIL = "a\x1b[2Jb\r\nc\x9b31m\u202ed\x07"
+SEEN = r"a\x1b[2Jb\r\nc\x9b31m\u202ed\x07"
+
+
+def test_a_person_sees_every_sign_and_a_terminal_obeys_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert printed(capsys, "table", [Thing(EVIL, 1)]).splitlines()[1].split() == [SEEN, "1"]
+    Output("table").one(EVIL, str, str)
+    talk(EVIL)
+    assert capsys.readouterr() == (f"{SEEN}\n", f"{SEEN}\n")
+
+
+def test_what_can_be_seen_stays_as_it_is() -> None:
+    assert line("é 日本 ✔ — “quoted”").plain == "é 日本 ✔ — “quoted”"
+    assert lines("one\n\ttwo\x1b").plain == "one\n        two\\x1b"
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl"])
+def test_json_is_exact(capsys: pytest.CaptureFixture[str], format: str) -> None:
+    Output(format).one(Thing(EVIL, 1), str, str)
+    assert json.loads(capsys.readouterr().out)["name"] == EVIL
+
+
+def test_rich_gets_its_text_from_one_place() -> None:
+    """Text of another making, or markup in a string, could hold anything."""
+    folder = Path(output.__file__).parent
+    makers = {
+        path.name
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[0] in ("Text", "print")
+    }
+    assert makers == {"output.py"}
