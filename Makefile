@@ -93,9 +93,12 @@ lint: $(INSTALLED)  ## ruff, mypy, the import contracts, and ansible-lint in its
 bench: $(INSTALLED)  ## Corral beside its peers, in an environment of its own (.venv-bench)
 	bash bench/run.sh
 
+docs: $(INSTALLED)  ## write the reference pages that are made from roles and the collection
+	PYTHONPATH=playbooks/collections $(BIN)/python -m docs
+
 clean:  ## remove the environments, caches and whatever a run left behind
 	rm -rf $(VENV) .venv-bench .corral* build dist htmlcov .coverage .coverage.* \
 	    .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo up lab lab-packages lab-image bundle test test-fast test-long coverage lint bench clean
+.PHONY: help setup demo up lab lab-packages lab-image bundle test test-fast test-long coverage lint bench docs clean

@@ -1,0 +1,81 @@
+"""The docs say what is there: pages made from code are current, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs.__main__ import PAGES
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+WRITTEN = sorted(
+    file
+    for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("roles/*/README.md"))
+)
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+PLAYBOOKS = sorted(path.name for path in (ROOT / "playbooks").glob("*.yml"))
+
+
+def read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_a_page_made_from_code_is_current(file: Path) -> None:
+    assert read(file) == PAGES[file](), "type: make docs"
+
+
+def links(file: Path) -> Iterator[tuple[str, str]]:
+    """Paths and anchors in a page, without what stands in code."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", read(file), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            yield path, anchor
+
+
+def anchors(file: Path) -> set[str]:
+    """What its headings can be linked by, as GitHub makes it of them."""
+    headings = re.findall(r"^#+ (.*)$", read(file), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("file", WRITTEN, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_link_leads_somewhere(file: Path) -> None:
+    for path, anchor in links(file):
+        target = (file.parent / path).resolve() if path else file
+        assert target.exists(), f"{file}: {path}"
+        assert not anchor or anchor in anchors(target), f"{file}: {path}#{anchor}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_of_a_role_is_required_or_has_a_default(role: str) -> None:
+    folder = ROOT / "roles" / role
+    specs = yaml.safe_load(read(folder / "meta" / "argument_specs.yml"))["argument_specs"]
+    needed = {name for name, one in specs["main"]["options"].items() if one.get("required")}
+    assert {*yaml.safe_load(read(folder / "defaults" / "main.yml"))} == {
+        *specs["main"]["options"]
+    } - needed
+
+
+def playbook_rows() -> dict[str, str]:
+    """Of each playbook in the page of playbooks, what its row says of variables."""
+    rows = re.findall(r"^\| \[([\w.]+)\]\(.*\| (.*)\|$", read(REFERENCE / "playbooks.md"), re.M)
+    return dict(rows)
+
+
+def test_every_playbook_has_a_row() -> None:
+    assert sorted(playbook_rows()) == PLAYBOOKS
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_the_variables_that_a_playbook_names_are_told(playbook: str) -> None:
+    told = set(re.findall(r"`([a-z_]+)`", playbook_rows()[playbook]))
+    code = read(ROOT / "playbooks" / playbook)
+    typed = set(re.findall(r"-e (\w+)=", "\n".join(re.findall(r"^#.*$", code, re.M))))
+    assert typed <= told
