@@ -1,22 +1,35 @@
 # How playbooks reach the lab that runs on this machine. Type: source inventory/lab.sh
 #
-# Needs a lab (`corral lab up`) and secrets (`ansible-playbook playbooks/keys.yml`, which makes them).
+# Needs a lab (`make lab`) and, for all but keys.yml, secrets (`ansible-playbook playbooks/keys.yml` makes them).
+# What belongs to one lab, its vault and its size, is in an inventory of its own, in the lab's folder.
 
-CORRAL_LAB=${CORRAL_LAB:-/var/lib/corral/lab}
-eval "$(python3 - "$CORRAL_LAB/lab.json" <<'PYTHON'
-import json, shlex, sys
-lab = json.load(open(sys.argv[1]))
+export CORRAL_LAB=${CORRAL_LAB:-/var/lib/corral/lab}
+CORRAL_LAB_VARIABLES=$(.venv/bin/python - "$CORRAL_LAB" <<'PYTHON'
+import json, pathlib, shlex, sys
+from corral.lab import image
+folder = pathlib.Path(sys.argv[1])
+try:
+    lab = json.loads((folder / "lab.json").read_bytes())
+except FileNotFoundError:
+    sys.exit(f"there is no lab in {folder}; type: make lab")
+bridges = json.loads((folder / "settings.json").read_bytes())["bridges"]
 for name, value in {
     "PROXMOX_HOST": lab["host"],
     "PROXMOX_PORT": lab["port"],
     "PROXMOX_CA_FILE": lab["ca_file"],
     "PROXMOX_TOKEN_ID": lab["tokens"]["deploy"]["id"],
     "PROXMOX_TOKEN_SECRET": lab["tokens"]["deploy"]["secret"],
+    "CORRAL_LAB_IMAGE": image.cached(image.cache()),
+    "CORRAL_LAB_NETWORK": bridges["vmbr0"].rpartition(".")[0],
 }.items():
     print(f"export {name}={shlex.quote(str(value))}")
+own = folder / "inventory"
+(own / "group_vars/all").mkdir(parents=True, exist_ok=True)
+(own / "lab.yml").write_text("all: {}\n")
 PYTHON
-)"
-export CORRAL_LAB
-export ANSIBLE_INVENTORY=${ANSIBLE_INVENTORY:-inventory/lab}
-export ANSIBLE_VAULT_PASSWORD_FILE=${ANSIBLE_VAULT_PASSWORD_FILE:-$CORRAL_LAB/vault-password}
+) || return 1
+eval "$CORRAL_LAB_VARIABLES"
+unset CORRAL_LAB_VARIABLES
+export ANSIBLE_INVENTORY=inventory/lab,$CORRAL_LAB/inventory
+export ANSIBLE_VAULT_PASSWORD_FILE=$CORRAL_LAB/vault-password
 [ -e "$ANSIBLE_VAULT_PASSWORD_FILE" ] || (umask 077 && head -c 30 /dev/urandom | base64 >"$ANSIBLE_VAULT_PASSWORD_FILE")

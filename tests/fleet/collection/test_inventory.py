@@ -9,6 +9,7 @@ from tests.evidence import Evidence
 from tests.fleet.collection.operator import (
     BROKER,
     MANY,
+    NETWORK,
     WIDE,
     WORKER,
     Operator,
@@ -55,6 +56,14 @@ def test_a_container_that_was_just_made_has_its_name_and_address(
     operator.containers()  # nobody looks: Proxmox knows no name yet
     found = operator.listed(operator.inventory())
     assert plain(found["_meta"]["hostvars"]["worker-1"]["ansible_host"]) == "10.7.0.101"
+
+
+def test_the_subnet_may_come_from_a_lookup(lab: LabProcess, operator: Operator) -> None:
+    operator.containers()
+    lookup = "{{ lookup('ansible.builtin.env', 'HALF') }}.0.0/24"
+    file = operator.inventory(network=NETWORK | {"subnet": lookup})
+    found = operator.listed(file, HALF="10.9")
+    assert plain(found["_meta"]["hostvars"]["worker-1"]["ansible_host"]) == "10.9.0.101"
 
 
 def test_stale_and_unreachable_ones_are_told_apart(lab: LabProcess, operator: Operator) -> None:

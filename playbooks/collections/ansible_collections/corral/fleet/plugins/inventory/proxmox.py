@@ -26,7 +26,8 @@ options:
         takes them; commonly a file in C(group_vars) beside this one, which playbooks read as well.
         A relative path starts at this file.
       - Of the network C(subnet) is read, and of every role C(name), C(vmid), C(hostname),
-        C(address_offset) and C(template). These must be plain values; others may be templates.
+        C(address_offset) and C(template). These must be plain values, except that the subnet may
+        come from a lookup; others may be templates.
     type: str
     default: group_vars/all/fleet.yml
 extends_documentation_fragment:
@@ -100,12 +101,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 f"fleet_file {file} is not there: write fleet_network and fleet_roles into it."
             )
         # Not by the loader's cache: what is there for variables must stay trusted as templates.
-        variables = self.loader.load_from_file(file, cache="none")
+        variables = self.loader.load_from_file(file, cache="none", trusted_as_template=True)
         try:
             roles = [
                 {key: role[key] for key in READ if key in role} for role in variables["fleet_roles"]
             ]
-            return wanted({"subnet": variables["fleet_network"]["subnet"]}, roles)
+            subnet = self.templar.template(variables["fleet_network"]["subnet"])
+            return wanted({"subnet": subnet}, roles)
         except (KeyError, TypeError) as error:
             raise BadWish(
                 f"fleet_file {file} needs fleet_network with a subnet, and fleet_roles as a list of"
