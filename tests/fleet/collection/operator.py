@@ -245,7 +245,7 @@ def _everything(api: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             yield int(one["vmid"]), {"node": node["node"], "status": one["status"], **config}
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[Any]) -> None:
     """kill -9 of a command and all that it started."""
     os.killpg(process.pid, 9)
     process.wait()

@@ -14,9 +14,14 @@ import requests
 from proxmoxer import ProxmoxAPI
 
 START_SECONDS = 30.0
+END_SECONDS = 120.0  # real containers have to shut down
 WAIT_SECONDS = 20.0
 QUICK = {"dry": True, "auth_seconds": 0.05, "lock_seconds": 0.3, "statistics_seconds": 600.0}
 TEMPLATE = "local:vztmpl/debian-12-standard_12.0-1_amd64.tar.zst"
+
+
+class NotStarted(Exception):
+    """A lab ended before it served; what it said."""
 
 
 class LabProcess:
@@ -25,14 +30,14 @@ class LabProcess:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self._settings = {**QUICK, **settings}
-        self._words = folder.with_name(f"{folder.name}.stderr")
+        self._stderr = folder.with_name(f"{folder.name}.stderr")
         self._process: subprocess.Popen[bytes] | None = None
         self.info: dict[str, Any] = {}
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
         command = [sys.executable, "-W", "error", "-m", "corral.lab", "--data", str(self.folder)]
-        with self._words.open("ab") as words:
+        with self._stderr.open("ab") as words:
             self._process = subprocess.Popen(
                 [*command, "--settings", json.dumps(self._settings)],
                 stdout=subprocess.PIPE,
@@ -40,7 +45,10 @@ class LabProcess:
             )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line.startswith(b"serving "), line
+        if not line.startswith(b"serving "):
+            self._process.wait(END_SECONDS)
+            self._process.stdout.close()
+            raise NotStarted(self.words)
         self.info = json.loads((self.folder / "lab.json").read_bytes())
 
     def kill(self) -> None:
@@ -50,14 +58,18 @@ class LabProcess:
     def stop(self) -> None:
         """End it in order; it must have nothing to say."""
         self._end(signal.SIGTERM)
-        words = self._words.read_text()
-        assert words == "", words
+        assert self.words == "", self.words
+
+    @property
+    def words(self) -> str:
+        """What it wrote to stderr."""
+        return self._stderr.read_text()
 
     def _end(self, number: int) -> None:
         if self._process is not None:
             assert self._process.stdout is not None
             self._process.send_signal(number)
-            assert self._process.wait(START_SECONDS) in (0, -number)
+            assert self._process.wait(END_SECONDS) in (0, -number)
             self._process.stdout.close()
             self._process = None
 

@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.lab import image as images
 from corral.lab.runtime import RuntimeFailed
 from tests.fleet.runtime.guests import TEMPLATE, Machine, opened
-
-
-@pytest.fixture(scope="session")
-def image() -> Path:
-    """The lab's image; `make lab-image` makes it beforehand, which takes longer than a test may."""
-    return images.build(images.cache())
 
 
 @pytest.fixture(scope="session")
