@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -24,25 +26,34 @@ def broker(tmp_path: Path) -> Iterator[BrokerDaemon]:
         yield daemon
 
 
-@pytest.fixture
-def worker(broker: BrokerDaemon, tmp_path: Path) -> Iterator[str]:
-    """The name of a worker that has registered."""
+@contextmanager
+def started(broker: BrokerDaemon, name: str, folder: Path) -> Iterator[None]:
+    """A worker that has registered."""
     command = [
         sys.executable, "-m", "worker", "--broker", broker.endpoint,
-        "--name", "worker-1", "--data", str(tmp_path / "worker"), "--slots", "1",
+        "--name", name, "--data", str(folder / name), "--slots", "1",
     ]  # fmt: skip
-    with (tmp_path / "worker.log").open("wb") as log:
+    with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         until = time.monotonic() + WAIT_SECONDS
         with Client(broker.endpoint) as client:
-            while not any(one.status == "available" for one in client.workers()):
-                assert time.monotonic() < until, (tmp_path / "worker.log").read_text()
+            while not any(
+                one.name == name and one.status == "available" for one in client.workers()
+            ):
+                assert time.monotonic() < until, (folder / f"{name}.log").read_text()
                 time.sleep(0.1)
-        yield "worker-1"
+        yield
     finally:
         process.terminate()
         process.wait(WAIT_SECONDS)
+
+
+@pytest.fixture
+def worker(broker: BrokerDaemon, tmp_path: Path) -> Iterator[str]:
+    """The name of a worker that has registered."""
+    with started(broker, "worker-1", tmp_path):
+        yield "worker-1"
 
 
 @pytest.fixture
@@ -84,6 +95,45 @@ def test_a_worker_is_drained_and_given_work_again(
 
     assert drain(operator, broker, state="resumed", workers=[worker]).changed
     assert not drain(operator, broker, state="resumed", workers=[worker]).changed
+
+
+def test_the_last_worker_at_work_is_not_drained(
+    operator: Operator, broker: BrokerDaemon, worker: str
+) -> None:
+    refused = drain(operator, broker, workers=[worker], leave=1)
+    assert "Without worker-1 there would be 0 workers at work, and 1 must be" in refused.message
+    assert "Nobody was drained" in refused.message
+    with Client(broker.endpoint) as client:
+        assert client.workers()[0].admission == "open"
+        assert drain(operator, broker, workers=[worker], leave=0).changed
+        # It does no work any more, so nothing is taken away.
+        assert not drain(operator, broker, workers=[worker], leave=1).changed
+
+
+def test_workers_are_waited_for_until_they_are_well(
+    operator: Operator, broker: BrokerDaemon, worker: str
+) -> None:
+    def wait(*names: str, **given: object) -> Answer:
+        return drain(operator, broker, state="live", workers=names, timeout=0.5, **given)
+
+    well = drain(operator, broker, state="live", workers=[worker], steady=2, timeout=20)
+    assert not well.changed
+    assert well["workers"][0]["health"] == "live"
+    assert not wait(worker, release=version("corral")).changed
+    other = wait(worker, release="9.9")
+    assert f"worker-1 runs release {version('corral')} and not 9.9" in other.message
+    assert "journalctl -u corral-worker" in other.message
+    assert "worker-2 has not registered" in wait(worker, "worker-2").message
+    assert "does not stay" in wait(worker, steady=3600).message
+
+
+def test_those_that_get_no_work_are_listed_first(
+    operator: Operator, broker: BrokerDaemon, worker: str, tmp_path: Path
+) -> None:
+    with started(broker, "worker-0", tmp_path), Client(broker.endpoint) as client:
+        assert drain(operator, broker, state="listed")["idle_first"] == ["worker-0", worker]
+        client.drain(worker)
+        assert drain(operator, broker, state="listed")["idle_first"] == [worker, "worker-0"]
 
 
 def test_what_is_wrong_is_said(operator: Operator, broker: BrokerDaemon, worker: str) -> None:

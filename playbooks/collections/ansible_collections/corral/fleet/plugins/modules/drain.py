@@ -8,16 +8,17 @@ short_description: Fence workers at the broker, wait until they run nothing, giv
 version_added: 1.0.0
 description:
   - Speaks to the broker through Corral's own client, so it runs where Corral is installed and the
-    broker can be reached - the controller (C(delegate_to) localhost).
+    broker can be reached - the broker's own machine, or the controller.
   - A drained worker gets nothing new and runs nothing, and the broker has every result of it - it
     may be stopped.
 options:
   state:
     description:
       - V(drained) fences the workers and waits. V(resumed) gives them work again. V(listed)
-        changes nothing.
+        changes nothing. V(live) changes nothing and waits until the broker has heard of all of
+        them.
     type: str
-    choices: [drained, resumed, listed]
+    choices: [drained, resumed, listed, live]
     default: drained
   workers:
     description: Names of workers. In V(listed), default is every worker that the broker knows.
@@ -47,13 +48,28 @@ options:
     type: str
     choices: [wait, requeue, kill]
     default: wait
+  leave:
+    description:
+      - How many other workers must be at work, live and open, while these are drained. With fewer
+        the module fails and fences nobody. Workers that are not at work may always be drained.
+    type: int
+    default: 0
+  release:
+    description: In V(live), the release of Corral that the workers have to run. Default is any.
+    type: str
+  steady:
+    description:
+      - In V(live), seconds of life that the broker must have seen of each worker since it
+        registered. One that starts, registers and falls is not steady.
+    type: float
+    default: 0
   timeout:
-    description: Seconds to wait for the workers; then the module fails, and they stay fenced.
+    description: Seconds to wait for the workers; then the module fails, and fenced ones stay so.
     type: float
     default: 3600
   missing:
     description: What a worker that the broker does not know means. V(ignore) is for one that never
-      registered.
+      registered. O(state=live) waits for it.
     type: str
     choices: [fail, ignore]
     default: fail
@@ -97,13 +113,14 @@ workers:
   sample:
     - name: worker-1
       status: drained
+      health: live
       admission: drained
       running: 0
       drain_reason: update to 1.4
       about: {host: worker-1}
 idle_first:
-  description: Their names, those that run the least first. Meant for
-    O(corral.fleet.containers#module:remove).
+  description: Their names, those that get no work first, then those that run the least. Meant
+    for O(corral.fleet.containers#module:remove).
   returned: always
   type: list
   elements: str
@@ -114,7 +131,7 @@ waited:
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -125,9 +142,10 @@ from corral.client import Client
 from corral.errors import CorralError
 from corral.messages import WorkerView
 
-LOOK = 0.25  # seconds between two looks at workers that drain
+LOOK = 0.25  # seconds between two looks at workers that are waited for
 OPEN = "open"
 DRAINED = "drained"
+LIVE = "live"
 
 
 class Fence:
@@ -142,7 +160,7 @@ class Fence:
         known = {worker.name: worker for worker in self.client.workers()}
         names: list[str] = self.options["workers"]
         missing = [name for name in names if name not in known]
-        if missing and self.options["missing"] == "fail":
+        if missing and self.options["missing"] == "fail" and self.options["state"] != LIVE:
             raise Problem(
                 f"The broker knows no worker {', '.join(missing)}; it knows"
                 f" {', '.join(sorted(known)) or 'none'}. Mend the name, or say missing: ignore for"
@@ -156,6 +174,7 @@ class Fence:
         began = time.monotonic()
         # All are fenced before any is waited for, so that work does not move to the next.
         fenced = [worker for worker in self.look() if worker.admission == OPEN]
+        self._leave_enough({worker.name for worker in fenced})
         if check:
             return bool(fenced), 0.0
         for worker in fenced:
@@ -175,6 +194,16 @@ class Fence:
             time.sleep(LOOK)
         return bool(fenced), time.monotonic() - began
 
+    def _leave_enough(self, names: set[str]) -> None:
+        working = {one.name for one in self.client.workers() if _at_work(one)}
+        left, leave = len(working - names), self.options["leave"]
+        if left < leave and working & names:
+            raise Problem(
+                f"Without {', '.join(sorted(names))} there would be {left} workers at work, and"
+                f" {leave} must be. Nobody was drained. See corral worker list; bring others back"
+                " to work, drain fewer at once, or accept a lower leave."
+            )
+
     def _still(self, busy: list[WorkerView]) -> str:
         running = "; ".join(f"{one.name} runs {', '.join(one.tasks)}" for one in busy)
         return (
@@ -191,6 +220,35 @@ class Fence:
                 self.client.resume(worker.name)
         return bool(fenced)
 
+    def wait(self) -> None:
+        """Until the broker has heard of all of them."""
+        began = time.monotonic()
+        while late := {name: why for name, why in self._late() if why}:
+            if time.monotonic() - began > self.options["timeout"]:
+                told = "; ".join(f"{name} {why}" for name, why in late.items())
+                raise Problem(
+                    f"Not all are well after {self.options['timeout']:g} s: {told}. See journalctl"
+                    " -u corral-worker there."
+                )
+            time.sleep(LOOK)
+
+    def _late(self) -> Iterator[tuple[str, str]]:
+        """Each of them, and what it still lacks, if anything."""
+        known = {worker.name: worker for worker in self.client.workers()}
+        release, steady = self.options["release"], self.options["steady"]
+        for name in self.options["workers"]:
+            worker = known.get(name)
+            if worker is None:
+                yield name, "has not registered"
+            elif worker.health != LIVE:
+                yield name, f"is {worker.health}"
+            elif release and (has := worker.about.get("corral", "none")) != release:
+                yield name, f"runs release {has} and not {release}"
+            elif worker.seen - worker.since < steady:
+                yield name, "does not stay: it registered again a moment ago"
+            else:
+                yield name, ""
+
 
 def work(client: Client, options: Mapping[str, Any], check: bool, result: dict[str, Any]) -> None:
     """Do what is asked for."""
@@ -201,17 +259,23 @@ def work(client: Client, options: Mapping[str, Any], check: bool, result: dict[s
             result["changed"], result["waited"] = fence.drain(check)
         elif options["state"] == "resumed":
             result["changed"] = fence.resume(check)
+        elif options["state"] == LIVE:
+            fence.wait()
     finally:
         after = fence.look()
         wanted = DRAINED if options["state"] == "drained" else OPEN
         result["workers"] = [_told(worker) for worker in after]
-        idle = sorted(after, key=lambda one: (len(one.tasks), one.name))
+        idle = sorted(after, key=lambda one: (one.admission == OPEN, len(one.tasks), one.name))
         result["idle_first"] = [worker.name for worker in idle]
-        if options["state"] != "listed":
+        if options["state"] in ("drained", "resumed"):
             result["diff"] = {
                 "before": "".join(f"{one.name} {one.admission}\n" for one in before),
                 "after": "".join(f"{one.name} {wanted}\n" for one in before),
             }
+
+
+def _at_work(worker: WorkerView) -> bool:
+    return worker.health == LIVE and worker.admission == OPEN
 
 
 def _told(worker: WorkerView) -> dict[str, Any]:
@@ -229,7 +293,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec(DOCUMENTATION, api=False),
         supports_check_mode=True,
-        required_if=[("state", "drained", ["workers"]), ("state", "resumed", ["workers"])],
+        required_if=[("state", state, ["workers"]) for state in ("drained", "resumed", LIVE)],
     )
     options = module.params
     result: dict[str, Any] = {"changed": False}
