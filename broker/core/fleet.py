@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from broker.core.machine import Broker
 
 RESERVED = ("mmi.", "titanic.", "corral.")
+LOOKS = 4  #: at the clock, per heartbeat: a shorter stand-still is not seen
 _ENDLESS = 1_000_000_000  # of a machine that did not say what it has
 
 
@@ -34,6 +35,7 @@ class Fleet:
         self.peers: dict[bytes, Worker] = {}
         self.strikes: dict[bytes, int] = {}
         self.next_sweep = now + broker.settings.heartbeat
+        self.next_look = now + broker.settings.heartbeat / LOOKS
         self.adoption_ends = now + broker.settings.adoption_window
         for worker in self.state.workers.values():
             worker.seen = now
@@ -273,17 +275,21 @@ class Fleet:
             )
         )  # fmt: skip
 
+    def look(self, now: float) -> None:
+        """Allow for a stand-still of this broker: silence during that time proves nothing."""
+        step = self.broker.settings.heartbeat / LOOKS
+        late = now - self.next_look
+        if late > step:
+            for worker in self.state.workers.values():
+                worker.seen = min(now, worker.seen + late)
+            self.adoption_ends += late
+        self.next_look = now + step
+
     def sweep(self, now: float) -> None:
         """Beat to everybody, and judge the silent; once per heartbeat."""
         if now < self.next_sweep:
             return
         settings = self.broker.settings
-        late = now - self.next_sweep
-        if late > settings.heartbeat:
-            # This broker stood still, so silence during that time proves nothing.
-            for worker in self.state.workers.values():
-                worker.seen = min(now, worker.seen + late)
-            self.adoption_ends += late
         self.next_sweep = now + settings.heartbeat
         effects = self.broker.effects
         for worker in list(self.state.workers.values()):

@@ -144,7 +144,7 @@ class Broker:
 
     def next_deadline(self) -> float | None:
         """When the shell must come back with a Turn, at the latest."""
-        times = [self.fleet.next_sweep]
+        times = [self.fleet.next_sweep, self.fleet.next_look]
         if self.timers:
             times.append(self.timers[0][0])
         if self._round_at is not None:
@@ -225,6 +225,7 @@ class Broker:
         while timers and timers[0][0] <= now:
             _, _, action, argument = heapq.heappop(timers)
             action(argument, now)
+        self.fleet.look(now)
         self.fleet.sweep(now)
         self.doors.sweep(now)
         queue = self.state.queue

@@ -194,6 +194,36 @@ def test_the_broker_that_stood_still_judges_nobody(
     assert worker.record.health == "live"
 
 
+def stands_still(story: Story, worker: Native, times: int) -> None:
+    """Seconds of silence, and between them the broker stands still for less than a heartbeat."""
+    worker.silent = True
+    for _ in range(times):
+        story.later(1.0)
+        story.now += 1.9
+        story.turn()
+
+
+def test_standing_still_often_and_shortly_judges_nobody_either(
+    story: Story, worker: Native
+) -> None:
+    stands_still(story, worker, times=6)
+    assert worker.record.status == "suspect"
+    story.later(5.0)
+    assert worker.record.status == "unavailable"
+
+
+def test_standing_still_often_and_shortly_leaves_time_to_come_back(
+    story: Story, worker: Native, client: Client
+) -> None:
+    id = client.submit()
+    worker.gets(id)
+    story.restart()
+    stands_still(story, worker, times=18)
+    story.is_(id, State.RUNNING)
+    story.later(14.0)
+    story.is_(id, State.QUEUED)
+
+
 def test_a_worker_whose_key_was_revoked_is_lost_at_once(
     story: Story, worker: Native, client: Client
 ) -> None:
