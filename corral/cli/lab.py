@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from corral.cli.options import printed
-from corral.cli.output import Output, talk
+from corral.cli.output import Output, lines, talk
 from corral.errors import CorralError
 
 if TYPE_CHECKING:
@@ -374,18 +374,18 @@ def _ask(lab: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
         raise LabRefused(reason=reason) from None
 
 
-def _told(lab: dict[str, Any]) -> RenderableType | str:
+def _told(lab: dict[str, Any]) -> RenderableType:
     tokens = "\n".join(f"  {token['id']}={token['secret']}" for token in lab["tokens"].values())
-    return (
+    return lines(
         f"{lab['endpoint']}  nodes {', '.join(lab['nodes'])}\n"
         f"certificate {lab['ca_file']}\n  SHA-256 {lab['fingerprint']}\n"
         f"tokens\n{tokens}"
     )
 
 
-def _state_told(lab: dict[str, Any]) -> RenderableType | str:
+def _state_told(lab: dict[str, Any]) -> RenderableType:
     nodes = ", ".join(name if online else f"{name} (down)" for name, online in lab["nodes"].items())
-    return (
+    return lines(
         f"{lab['endpoint']}  nodes {nodes}\n"
         f"{lab['containers']} containers, {lab['running']} run; {lab['tasks']} tasks at work; "
         f"{len(lab['faults'])} faults are set"

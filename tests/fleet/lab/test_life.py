@@ -121,6 +121,8 @@ def test_up_status_fault_reset_and_down(folder: Path) -> None:
     made = _json(folder, "up", "--dry", "--nodes", "2", "--cores", "6", "--memory", "12")
     assert made["nodes"] == ["pve1", "pve2"]
     assert _json(folder, "up") == made  # it runs already
+    told = _corral(folder, "up").stdout.splitlines()
+    assert told[:2] == [f"{made['endpoint']}  nodes pve1, pve2", f"certificate {made['ca_file']}"]
     token = made["tokens"]["root"]
     nodes = requests.get(
         f"{made['endpoint']}/api2/json/nodes",
@@ -132,6 +134,9 @@ def test_up_status_fault_reset_and_down(folder: Path) -> None:
     assert nodes[0]["ssl_fingerprint"] == made["fingerprint"]
     assert _json(folder, "fault", "set", "node", "--node", "pve2")["node"] == "pve2"
     assert _json(folder, "status")["nodes"] == {"pve1": True, "pve2": False}
+    told = _corral(folder, "status").stdout.splitlines()
+    assert told[0] == f"{made['endpoint']}  nodes pve1, pve2 (down)"
+    assert told[1].startswith("0 containers, 0 run;")
     assert _corral(folder, "fault", "clear").returncode == 0
     assert _json(folder, "status")["faults"] == []
     again = _json(folder, "reset")
