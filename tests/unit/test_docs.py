@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 WRITTEN = sorted(
     file
-    for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("roles/*/README.md"))
+    for pattern in ("*.md", "docs/**/*.md", "roles/*/README.md", "playbooks/**/*.md")
+    for file in ROOT.glob(pattern)
 )
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted(path.name for path in (ROOT / "playbooks").glob("*.yml"))
@@ -79,3 +80,12 @@ def test_the_variables_that_a_playbook_names_are_told(playbook: str) -> None:
     code = read(ROOT / "playbooks" / playbook)
     typed = set(re.findall(r"-e (\w+)=", "\n".join(re.findall(r"^#.*$", code, re.M))))
     assert typed <= told
+
+
+def test_every_bad_input_has_the_tests_that_the_page_names() -> None:
+    rows = [line for line in read(REFERENCE / "bad-input.md").splitlines() if line[:2] == "| "][2:]
+    for row in rows:
+        named = re.findall(r"`(\w+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in read(ROOT / "tests/fleet/collection" / file), row

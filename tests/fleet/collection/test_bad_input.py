@@ -32,6 +32,7 @@ def clear(lab: LabProcess) -> None:
 
 def test_a_wrong_secret(operator: Operator) -> None:
     said = operator.containers(environment={"PROXMOX_TOKEN_SECRET": "0000"}).message
+    assert "Authentication failed!. The token corral@pve!deploy is unknown" in said
     assert "its secret is wrong" in said
     assert "pveum user token list corral@pve" in said
 

@@ -12,7 +12,8 @@ description:
   - Groups are C(role_NAME), C(node_NAME), C(template_VERSION), C(fleet_running), C(fleet_stopped),
     C(fleet_stale) (its template is not the wanted one) and C(fleet_node_down) (its node is
     offline). Characters that a group cannot have become underscores.
-  - A token that sees nothing is an error and never an empty fleet.
+  - A token that sees nothing is an error and never an empty fleet. So is a file
+    C(group_vars/all/vault.yml) of the inventory that the vault password does not open.
   - The file's name ends in C(proxmox.yml) or C(proxmox.yaml).
 options:
   plugin:
@@ -61,7 +62,9 @@ import os
 from typing import Any
 
 import yaml
+from ansible import context
 from ansible.errors import AnsibleParserError
+from ansible.parsing.vault import AnsibleVaultError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible_collections.corral.fleet.plugins.module_utils import connection, rights, seen
 from ansible_collections.corral.fleet.plugins.module_utils.arguments import API
@@ -85,6 +88,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
         try:
+            self._open_vaults()
             fleet = self._fleet(path)
             found = self._seen(path, cache)
             for _, guest in sorted(found.guests.items()):
@@ -92,6 +96,21 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                     self._add(fleet, found, guest)
         except Problem as problem:
             raise AnsibleParserError(str(problem)) from None
+
+    def _open_vaults(self) -> None:
+        """Try every vault of the inventory: Ansible's own error names neither file nor cure."""
+        for source in context.CLIARGS["inventory"]:
+            folder = source if os.path.isdir(source) else os.path.dirname(source)
+            vault = os.path.join(folder, "group_vars", "all", "vault.yml")
+            if not self.loader.path_exists(vault):
+                continue
+            try:
+                self.loader.load_from_file(vault, cache="none")
+            except AnsibleVaultError as error:
+                raise Problem(
+                    f"{vault} cannot be opened ({error.message.rstrip('.')}): name the file with"
+                    " its password, export ANSIBLE_VAULT_PASSWORD_FILE=FILE."
+                ) from None
 
     def _fleet(self, path: str) -> Wanted:
         """The address plan."""

@@ -253,7 +253,7 @@ def _plain(value: Any) -> Any:
 
 def _errors(errors: Any) -> list[tuple[str, str]]:
     if isinstance(errors, Mapping):
-        return [(str(key), str(why).strip()) for key, why in errors.items()]
+        return [(str(key), str(why).strip()) for key, why in errors.items() if why]
     return []
 
 

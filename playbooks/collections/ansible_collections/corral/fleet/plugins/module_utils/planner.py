@@ -457,7 +457,7 @@ class _Planner:
         if names and not self.rules.confirm_destroy:
             self.refusals.append(
                 f"This would destroy {', '.join(names)}: drain what works there, then say"
-                " confirm_destroy: true."
+                " confirm_destroy: true. ansible-playbook playbooks/scale.yml does both."
             )
 
     def _was_whole(self, vmid: int) -> bool:
