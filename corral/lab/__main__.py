@@ -38,9 +38,10 @@ GOODBYE_SECONDS = 0.1  # for a connection to be closed by both sides
 ROLES = {
     "CorralTemplate": "VM.Audit VM.Clone",
     "CorralFleet": "VM.Allocate VM.Audit VM.Backup VM.Config.CPU VM.Config.Disk VM.Config.Memory "
-    "VM.Config.Network VM.Config.Options VM.Migrate VM.PowerMgmt VM.Snapshot Pool.Audit",
-    "CorralStore": "Datastore.AllocateSpace Datastore.Audit",
-    "CorralArchives": "Datastore.Allocate Datastore.AllocateTemplate",
+    "VM.Config.Network VM.Config.Options VM.Migrate VM.PowerMgmt Pool.Audit",
+    "CorralStore": "Datastore.AllocateSpace",
+    "CorralTarballs": "Datastore.AllocateTemplate",
+    "CorralBackups": "Datastore.Allocate",
     "CorralNet": "SDN.Use",
     "CorralAudit": "Sys.Audit",
     "CorralInventory": "VM.Audit Pool.Audit",
@@ -52,7 +53,8 @@ GRANTS = {
         (f"/pool/{POOL}", "CorralFleet"),
         (f"/pool/{POOL}", "CorralTemplate"),
         ("/storage/local", "CorralStore"),
-        ("/storage/local", "CorralArchives"),
+        ("/storage/local", "CorralTarballs"),
+        ("/storage/local", "CorralBackups"),
         ("/storage/local-lvm", "CorralStore"),
         ("/sdn/zones/localnetwork/vmbr0", "CorralNet"),
         ("/nodes", "CorralAudit"),
