@@ -92,8 +92,7 @@ def _pretty(item: object) -> bytes:
 def _json(item: object) -> bytes:
     """Anything that came over the wire as JSON.
 
-    MessagePack has more than JSON has: a key that is no text is written as its JSON text, so
-    (1, 2) becomes "[1,2]", and an extension as {"ext": code, "data": base64}.
+    MessagePack has more than JSON has; docs/reference/results.md tells what becomes of it.
     """
     import msgspec
 
