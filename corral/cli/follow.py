@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NOTHING_RUNS_IT = 6  # exit status: accepted, but no worker that is there can run it
 SHOWN_FAILURES = 5
 LAST_LINES = 6  # of a traceback
-LOOK = 2.0  # seconds between two looks at what a task waits for
+LOOK, LONGEST_LOOK = 2.0, 30.0  # seconds between looks at what a task waits for; each doubles it
 
 
 class Submitted(Struct, frozen=True):
@@ -229,7 +229,7 @@ def _obstacles_told(
         last = ""
         pause = 0.0
         while not over.wait(pause) and (id := first_open()) is not None:
-            pause = LOOK
+            pause = min(max(LOOK, 2 * pause), LONGEST_LOOK)
             explanation = client.explain(id)
             blocked = explanation.blocked
             if over.is_set() or blocked == last:
