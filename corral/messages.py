@@ -413,6 +413,8 @@ class Accepted(Struct, frozen=True, array_like=True, tag=0):
     ids: list[str] | None = None  #: None: `tasks.request_id(request, index)`
     known: list[int] = []  #: indices of tasks that existed already
     warnings: list[str] = []  #: why some of them cannot run at present
+    #: index -> settings in which one that goes on differs from what is asked, and which it keeps
+    kept: dict[int, list[str]] | None = None
 
 
 class Refused(Struct, frozen=True, array_like=True, tag=1):

@@ -146,6 +146,9 @@ class Retry(Struct, frozen=True, array_like=True):
     never: Annotated[tuple[str, ...], FEW] = ()  #: error types that are not retried
 
 
+DEFAULT_RETRY = Retry()
+
+
 class Task(Struct, frozen=True, array_like=True):
     """One unit of work, as its author writes it."""
 

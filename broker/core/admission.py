@@ -27,7 +27,7 @@ from corral.errors import (
     UnknownKind,
 )
 from corral.messages import Submit
-from corral.tasks import Spec, State, problem, request_id
+from corral.tasks import DEFAULT_RETRY, Spec, State, problem, request_id
 
 MAX_PARAMS = 16 << 20  # bytes of one task's params
 MAX_PARENTS = 10_000
@@ -36,6 +36,7 @@ MAX_BATCH = 100_000  # tasks of one submission
 _FLAT = 400  # bytes: what is shorter cannot be nested too deep
 _SHELL = b"\x91" * 500  # what carries a value nests it deeper: journal, messages, callers
 _skip = msgspec.msgpack.Decoder(msgspec.Raw).decode
+_SETTINGS = ("needs", "priority", "retry", "run_limit", "queue_limit", "caches")
 _NO_PARENTS: dict[str, str] = {}  # shared by all that have none
 
 
@@ -79,7 +80,8 @@ def plan(state: BrokerState, call: Submit) -> dict[int, Planned]:
             if len(tasks) > 1:
                 bad.fields["index"] = index  # which of them
             raise
-        planned[index] = by_id[one.id] = twin or one
+        by_id[one.id] = twin or one
+        planned[index] = one if twin is None else twin._replace(spec=one.spec)
     return planned
 
 
@@ -166,6 +168,16 @@ def _same(one: Spec, other: Spec) -> bool:
         return bool(decode(one.params) == decode(other.params))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
+
+
+def differing(state: BrokerState, one: Spec, other: Spec) -> list[str]:
+    """The settings by which two specs of the same work would be run in different ways."""
+    implied = {"needs": state.catalog.entries[one.kind].needs, "retry": DEFAULT_RETRY}
+    return [
+        name
+        for name in _SETTINGS
+        if (getattr(one, name) or implied.get(name)) != (getattr(other, name) or implied.get(name))
+    ]
 
 
 def _resolve(

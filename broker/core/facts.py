@@ -69,6 +69,7 @@ class Moved(Struct, frozen=True, array_like=True, tag=3, gc=False):
     why: str = ""
     outcome: str = ""  #: of the attempt that lost its token, which may still run; "lost" counts
     order: int = 0  #: of a new run: its place among all runs; 0: behind all
+    spec: Spec | None = None  #: of a new run that is to be run in another way
 
 
 class Announced(Struct, frozen=True, array_like=True, tag=4):

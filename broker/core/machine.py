@@ -69,14 +69,12 @@ from corral.messages import (
     Accepted as AcceptedAnswer,
 )
 from corral.settings import BrokerSettings
-from corral.tasks import Cause, Failure, State
-from corral.tasks import Retry as Policy
+from corral.tasks import DEFAULT_RETRY, Cause, Failure, Spec, State
 from corral.wire import Called, Dialect, Extended
 
 SPARE_TIMERS = 1000  # timers that may be of what is over
 MAX_WAITERS = 16  # clients that wait for one task
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
-DEFAULT_POLICY = Policy()
 # What would fail again wherever it is tried.
 _IN_VAIN = frozenset(
     {"bad_params", "bad_result", "inputs_too_large", "missing_extra", "result_too_large"}
@@ -243,6 +241,7 @@ class Broker:
     def _submit(self, event: Heard, call: Submit, now: float) -> None:
         planned = admission.plan(self.state, call)
         known: list[int] = []
+        kept: dict[int, list[str]] = {}
         warnings: list[str] = []
         ids: list[str] | None = None
         warned: RequestClass | None = None  #: the class that was looked at last
@@ -256,9 +255,11 @@ class Broker:
             if task is None:
                 task = self.accept(one, now)
             elif one.reopen and not task.live:
-                self.reopen(task, now, "submitted again")
+                self.reopen(task, now, "submitted again", one.spec)
             else:
                 known.append(index)
+                if task.live and (differ := admission.differing(self.state, task.spec, one.spec)):
+                    kept[index] = differ
             if one.content and ids is None:
                 ids = [planned[place].id for place in range(len(planned))]
             if task.lane is not None and task.klass is not warned:
@@ -266,7 +267,8 @@ class Broker:
                 text = admission.warning(self.state, warned)
                 if text and text not in warnings:
                     warnings.append(text)
-        self.reply(peer, call, AcceptedAnswer(call.request, ids, sorted(known), warnings))
+        answer = AcceptedAnswer(call.request, ids, sorted(known), warnings, kept or None)
+        self.reply(peer, call, answer)
         if call.collect:
             # Only now: a task that had ended may have been opened again for a child of it.
             self._collect_all([tasks[one.id] for one in planned.values()], peer, call)
@@ -310,8 +312,11 @@ class Broker:
                 self._fact(Moved(now, task.id, Cause.PARENT_LOST, why))
                 return
 
-    def reopen(self, task: TaskRecord, now: float, why: str) -> None:
+    def reopen(self, task: TaskRecord, now: float, why: str, asked: Spec | None = None) -> None:
         """Open a new run of a task that ended without success, and of such ancestors.
+
+        Args:
+            asked: how the task is to be run from now on; None: as before.
 
         Raises:
             MissingParent: an ancestor is no longer kept; then nothing was changed.
@@ -321,7 +326,8 @@ class Broker:
                 self.state.tasks[id].state is not State.SUCCEEDED for id in one.spec.after.values()
             )
             cause = Cause.REOPEN_WAITING if waiting else Cause.REOPEN
-            self._fact(Moved(now, one.id, cause, why, order=self.state.order + 1))
+            spec = asked if one is task and asked != one.spec else None
+            self._fact(Moved(now, one.id, cause, why, order=self.state.order + 1, spec=spec))
             if one.queue_limit is not None:
                 self.at(now + one.queue_limit, self._queue_limit, one.id)
 
@@ -648,7 +654,7 @@ class Broker:
         self, task: TaskRecord, outcome: str, failure: Failure, now: float, token: bytes
     ) -> tuple[Cause, float | None, float | None]:
         """(cause, when the next attempt is due, what memory it asks for)."""
-        policy = task.spec.retry or DEFAULT_POLICY
+        policy = task.spec.retry or DEFAULT_RETRY
         if outcome in _NO_FAULT:
             return Cause.REQUEUE, None, None
         entry = self.state.catalog.get(task.spec.kind)
@@ -683,7 +689,7 @@ class Broker:
     def lose(self, attempt: Attempt, now: float, why: str) -> None:
         """A worker that ran this is silent: revoke the token; what it held stays booked."""
         task = attempt.task
-        policy = task.spec.retry or DEFAULT_POLICY
+        policy = task.spec.retry or DEFAULT_RETRY
         cause = Cause.FAIL if task.lost >= policy.lost_limit else Cause.REQUEUE
         self.move(task, cause, now, why, "lost")
 

@@ -341,6 +341,9 @@ class BrokerState:
         self._move(task, state, fact.at)
         self._tell(task, cause, fact.at, fact.why)
         if cause in (Cause.REOPEN, Cause.REOPEN_WAITING):
+            if fact.spec is not None:
+                task.spec = fact.spec
+                task.queue_limit = fact.spec.queue_limit
             self._reopen(task)
             task.opened = fact.at
             task.order = self._place(fact.order)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NOTHING_RUNS_IT = 6  # exit status: accepted, but no worker that is there can run it
 SHOWN_FAILURES = 5
 LAST_LINES = 6  # of a traceback
+#: setting of a task -> what the command line calls it
+OPTIONS = {"retry": "retries", "run_limit": "time limit", "queue_limit": "queue limit"}
 LOOK, LONGEST_LOOK = 2.0, 30.0  # seconds between looks at what a task waits for; each doubles it
 
 
@@ -37,6 +39,7 @@ class Submitted(Struct, frozen=True):
     id: str
     known: bool  #: it was there already
     warnings: tuple[str, ...]  #: why it cannot run at present
+    kept: tuple[str, ...]  #: settings that were asked for, while it goes on with its own
 
 
 class Ended(Struct, frozen=True):
@@ -50,7 +53,7 @@ class Ended(Struct, frozen=True):
 
 def print_submitted(out: Output, handles: Sequence[Handle], one: bool) -> None:
     """The ids of what was accepted."""
-    told = [Submitted(handle.id, handle.known, handle.warnings) for handle in handles]
+    told = [Submitted(one.id, one.known, one.warnings, one.kept) for one in handles]
     if one:
         out.one(told[0], lambda item: item.id, lambda item: item.id)
     elif out.for_people:
@@ -60,7 +63,18 @@ def print_submitted(out: Output, handles: Sequence[Handle], one: bool) -> None:
 
 
 def warn(handles: Sequence[Handle]) -> bool:
-    """Say why some of what was accepted cannot run at present; whether there was such."""
+    """Say what else became of what was accepted; whether some of it cannot run at present."""
+    keepers: dict[tuple[str, ...], list[str]] = {}
+    for handle in handles:
+        if handle.kept:
+            keepers.setdefault(handle.kept, []).append(handle.id)
+    for kept, ids in keepers.items():
+        settings = ", ".join(OPTIONS.get(setting, setting) for setting in kept)
+        rest = f" (and {len(ids) - 1} more)" if len(ids) > 1 else ""
+        talk(f"warning: {ids[0]}{rest} is there already and keeps its own {settings}")
+        talk(
+            f"  To change that: corral task cancel {ids[0]}, and submit again; or give another --id"
+        )
     about = {warning: handle.id for handle in reversed(handles) for warning in handle.warnings}
     for warning, id in reversed(about.items()):
         talk(f"warning: {warning}")

@@ -69,7 +69,7 @@ def task() -> None:
 @click.option("--queue-limit", type=DURATION, metavar="1h", help="It may wait so long to start.")
 @click.option("--project", default="", help="Shares are fair between projects.")
 @click.option("--name", default="", help="For people.")
-@click.option("--id", "own_id", help="The task's id: submitting it again returns the first.")
+@click.option("--id", "own_id", help="The task's id; submitted again, it is the same task.")
 @click.option("--wait", is_flag=True, help="Wait for the result, print it, end as the task did.")
 @click.option("--timeout", type=DURATION, metavar="10m", help="How long to wait.")
 @connected
@@ -92,6 +92,10 @@ def submit(
       corral task submit train_model symbol=AAPL target=up_5d family=mlp --prefer-gpu
 
     Dots make maps: model.depth=3 is {"model": {"depth": 3}}.
+
+    A task that is there already, by its --id or by content, is not made again. While it goes on it
+    keeps its settings, and a warning says which of them differ; if it ended without success it runs
+    anew, as this submission says.
 
     In a file each line is {"kind": ..., "params": {...}}, with any other field of a task; KIND,
     KEY=VALUE and options given here fill in what a line leaves out, and "#3" in `after` is the

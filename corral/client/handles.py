@@ -112,6 +112,7 @@ class BaseHandle(Struct, eq=False, gc=False):
     known: bool = False  #: it was there already: equal work is done once
     warnings: tuple[str, ...] = ()  #: why it cannot run at present
     told: messages.Outcome | CorralError | None = None  #: how it ended, once the client knows
+    kept: tuple[str, ...] = ()  #: settings that were asked for, while it goes on with its own
     inboxes: tuple[Inbox, ...] = ()  #: who waits for it
 
     def __repr__(self) -> str:

@@ -100,6 +100,8 @@ class Burst(Generic[H]):
                 made[index % sent.count].known = True
             for handle in made:
                 handle.warnings = tuple(answer.warnings)
+            for index, settings in (answer.kept or {}).items():
+                made[index % sent.count].kept = tuple(settings)
 
 
 def error_in(told: Answer | CorralError) -> CorralError:

@@ -75,3 +75,20 @@ def test_every_role_table_entry_is_a_call_that_exists() -> None:
 def test_extension_codes_leave_room_for_future_rfcs() -> None:
     assert all(0x40 <= code <= 0xFF for code in messages.EXTENSIONS)
     assert set(messages.EXTENSIONS.values()) == set(EXTENSIONS)
+
+
+def test_peers_of_the_time_before_kept_settings_were_told_understand_each_other() -> None:
+    new = messages.Accepted(b"r", ["a"], [0], [], {0: ["needs"]})
+    old = msgspec.msgpack.encode([0, b"r", ["a"], [0], []])
+    assert msgspec.msgpack.decode(old, type=messages.Accepted) == messages.Accepted(
+        b"r", ["a"], [0]
+    )
+
+    class Accepted(Struct, frozen=True, array_like=True, tag=0):
+        request: bytes
+        ids: list[str] | None = None
+        known: list[int] = []
+        warnings: list[str] = []
+
+    packed = msgspec.msgpack.encode(new)
+    assert msgspec.msgpack.decode(packed, type=Accepted) == Accepted(b"r", ["a"], [0])

@@ -324,6 +324,32 @@ def test_a_filter_stands_for_all_that_match_and_asks_first(corral: Cli) -> None:
     assert corral("task", "cancel", "--project", "bulk", "--yes").status == 0
 
 
+def test_a_known_task_keeps_its_settings_until_it_is_cancelled(corral: Cli) -> None:
+    submit = ("task", "submit", "echo", "--id", "settled", "--force-gpu")
+    assert corral(*submit, "--time-limit", "1m").status == 6  # it waits: there is no GPU
+    other = (*submit, "--priority", "5", "--retries", "0")
+    told = corral(*other)
+    assert told.out == "settled\n"
+    warning, cure, *_ = told.err.splitlines()
+    assert warning.endswith(
+        "settled is there already and keeps its own priority, retries, time limit"
+    )
+    assert "corral task cancel settled" in cure
+    as_json = corral(*other, "-o", "json")
+    assert as_json.json()["known"] is True
+    assert as_json.json()["kept"] == ["priority", "retry", "run_limit"]
+    assert as_json.err == told.err
+    waited = corral(*other, "--wait", "--timeout", "0.1")
+    assert warning in waited.err
+    assert corral("task", "show", "settled", "-o", "json").json(TaskView).priority == 0
+
+    assert corral("task", "cancel", "settled").status == 0
+    anew = corral(*other, "-o", "json").json()
+    assert (anew["known"], anew["kept"]) == (False, [])
+    assert corral("task", "show", "settled", "-o", "json").json(TaskView).priority == 5
+    assert corral("task", "cancel", "settled").status == 0
+
+
 # --- files ------------------------------------------------------------------------------
 
 

@@ -122,6 +122,16 @@ def test_warnings_reach_the_handles() -> None:
         assert handle.warnings == ("no worker can meet the needs of train: gpus 1",)
 
 
+def test_settings_that_a_known_task_keeps_reach_its_handle() -> None:
+    def script(call: Call) -> list[Answer]:
+        return [Accepted(call.request, ["new", "old"], [1], kept={1: ["needs", "priority"]})]
+
+    with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
+        new, old = corral.submit_many([Task("train"), Task("train")])
+        assert (new.known, new.kept) == (False, ())
+        assert (old.known, old.kept) == (True, ("needs", "priority"))
+
+
 def test_a_refusal_raises_the_error_that_the_broker_names() -> None:
     def script(call: Call) -> list[Answer]:
         return [Refused(call.request, "unknown_kind", {"kind": "trian", "known": "echo, train"})]

@@ -298,6 +298,64 @@ def test_an_id_of_ones_own_is_kept_and_folds_equal_tasks(story: Story) -> None:
     assert client.is_accepted(b"r", 1)[1] == [0]
 
 
+OTHERWISE = {
+    "needs": needs(cpus=2.0),
+    "priority": 3,
+    "retry": Retry(limit=0),
+    "run_limit": 60.0,
+    "queue_limit": 60.0,
+    "caches": ("prices",),
+}
+
+
+def test_a_task_that_goes_on_keeps_its_settings_and_says_which(story: Story) -> None:
+    story.announces(kind(needs=needs(cpus=1.0)))
+    client = story.client()
+    client.submits(spec(id="mine"), spec(id="other"))
+    asked = [spec(id="mine", **OTHERWISE), spec(id="new"), spec(id="mine", priority=1)]
+    client.calls(messages.Submit(b"r", asked))
+    accepted = client.takes(Accepted)
+    assert accepted.known == [0, 2]
+    assert accepted.kept == {0: list(OTHERWISE), 2: ["priority"]}
+    assert story.task("mine").spec == spec(id="mine")
+
+
+def test_settings_that_come_to_the_same_do_not_differ(story: Story) -> None:
+    story.announces(kind(needs=needs(cpus=1.0)))
+    client = story.client()
+    client.submits(spec(id="mine"))
+    named = spec(id="mine", needs=needs(cpus=1.0), retry=Retry(), name="for people", project="p")
+    client.calls(messages.Submit(b"r", [named]))
+    assert client.takes(Accepted).kept is None
+
+
+def test_settings_of_what_is_done_are_no_matter(story: Story) -> None:
+    worker = story.worker()
+    client = story.client()
+    client.submits(spec(id="mine"))
+    worker.gets("mine")
+    worker.ends("mine")
+    client.calls(messages.Submit(b"r", [spec(id="mine", priority=3)]))
+    assert client.takes(Accepted) == Accepted(b"r", ["mine"], known=[0])
+
+
+@pytest.mark.parametrize("change", [{}, {"needs": needs(cpus=8.0)}, OTHERWISE])
+def test_a_new_run_is_run_as_its_submission_says(story: Story, change: dict[str, object]) -> None:
+    story.announces(kind())
+    client = story.client()
+    client.submits(spec("work", id="p"), spec(id="mine", after={"p": "p"}, **OTHERWISE))
+    client.cancels("mine", "p")
+    asked = spec(id="mine", after={"p": "p"}, name="again", **change)
+    client.calls(messages.Submit(b"r", [asked]))
+    accepted = client.takes(Accepted)
+    assert (accepted.known, accepted.kept) == ([], None)
+    assert story.task("mine").spec == asked
+    assert story.task("mine").queue_limit == asked.queue_limit
+    assert story.task("p").spec == spec(id="p")  # its new run is nobody's submission
+    story.later(100.0)
+    story.is_("mine", State.EXPIRED if asked.queue_limit else State.WAITING)
+
+
 @pytest.mark.parametrize("other", [{"params": {"a": 2}}, {"kind": "other"}, {"after": {"x": "p"}}])
 def test_an_id_that_has_other_content_is_refused(story: Story, other: dict[str, object]) -> None:
     story.announces(kind(), kind("other"))
