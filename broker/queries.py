@@ -93,12 +93,12 @@ class Queries:
         if name == "last":
             newest = max(tasks.values(), key=lambda task: task.order, default=None)
             if newest is None:
-                raise NotFound(noun="task", name=name)
+                raise views.no_task(self.server.state, name)
             return newest.id
         found = {id for id in tasks if id.startswith(name)} if name else set()
         found |= set(self.server.store.prefix(name, 10)) if name else set()
         if not found:
-            raise NotFound(noun="task", name=name)
+            raise views.no_task(self.server.state, name)
         if len(found) > 1 and name not in found:
             listed = ", ".join(sorted(found)[:5])
             raise AmbiguousId(name=name, candidates=listed)

@@ -1,14 +1,16 @@
 """The tree of errors: what went wrong, why, and what to type next.
 
 A class is one kind of failure. Its docstring is the message a person reads: the first paragraph
-says what happened (fields in braces are filled in), the second says how to cure it. `code` is the
-stable word that crosses the wire and stands in JSON; `exit_status` is what the command line ends
-with. Raising, catching and printing live elsewhere. This file imports nothing of Corral.
+says what happened (fields in braces are filled in), the second says how to cure it, and a third is
+told where all its fields are known. `code` is the stable word that crosses the wire and stands in
+JSON; `exit_status` is what the command line ends with. Raising, catching and printing live
+elsewhere. This file imports nothing of Corral.
 """
 
 from __future__ import annotations
 
 import inspect
+from string import Formatter
 from typing import Any, ClassVar
 
 
@@ -43,8 +45,9 @@ class CorralError(Exception):
     @property
     def cure(self) -> str:
         """What to do or type next."""
-        paragraphs = self._paragraphs()
-        return self._filled(paragraphs[1]) if len(paragraphs) > 1 else ""
+        _, *told = self._paragraphs()
+        known = [part for part in told[1:] if all(name in self.fields for name in _fields(part))]
+        return " ".join(self._filled(part) for part in [*told[:1], *known])
 
 
 class Usage(CorralError):
@@ -141,6 +144,9 @@ class NotFound(CorralError):
     """There is no {noun} {name}.
 
     `corral {noun} list` shows what there is.
+
+    A task that ended more than {kept} ago is no longer kept, nor is its result:
+    `broker.retention` in the broker's configuration sets how long.
     """
 
     code = "not_found"
@@ -366,6 +372,10 @@ class IllegalTransition(CorralError):
     """
 
     code = "illegal_transition"
+
+
+def _fields(template: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
 def _all(root: type[CorralError]) -> list[type[CorralError]]:

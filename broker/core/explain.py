@@ -15,7 +15,7 @@ from broker.core.admission import warning
 from broker.core.cure import Search
 from broker.core.resources import Booking, Health
 from broker.core.state import BrokerState, TaskRecord
-from corral.errors import NotFound
+from broker.core.views import no_task, span
 from corral.messages import Explanation, Part, Verdict, WorkerVerdict
 from corral.tasks import State
 
@@ -35,7 +35,7 @@ def explain(state: BrokerState, id: str, now: float) -> Explanation:
     """
     task = state.tasks.get(id)
     if task is None:
-        raise NotFound(noun="task", name=id)
+        raise no_task(state, id)
     if task.attempt is not None:
         return _running(task, now)
     if not task.live:
@@ -64,7 +64,7 @@ def _running(task: TaskRecord, now: float) -> Explanation:
     reasons = []
     if worker.health is not Health.LIVE:
         reasons.append(
-            f"{worker.name} is {worker.health}, last heard {_span(now - worker.seen)} ago: if it "
+            f"{worker.name} is {worker.health}, last heard {span(now - worker.seen)} ago: if it "
             "stays silent, the attempt loses its token and the task is queued again"
         )
     if attempt.booking.open > 1 and not attempt.started:
@@ -75,7 +75,7 @@ def _running(task: TaskRecord, now: float) -> Explanation:
         id=task.id,
         state=task.state,
         summary=f"It is with {worker.name} as attempt {attempt.number}, since "
-        f"{_span(now - attempt.at)}.",
+        f"{span(now - attempt.at)}.",
         reasons=reasons,
         decision=attempt.decision or "its first choice was free",
     )
@@ -152,7 +152,7 @@ def _reasons(search: Search, parts: Sequence[Part]) -> Iterator[str]:
     if len(case.parents) > _LISTED:
         yield f"it comes after {_count(len(case.parents) - _LISTED, 'more parent')}"
     if case.due > search.now:
-        yield f"attempt {task.made} ended ({_why(task)}); the next is due in " + _span(
+        yield f"attempt {task.made} ended ({_why(task)}); the next is due in " + span(
             case.due - search.now
         )
     count, first = search.ahead()
@@ -163,7 +163,7 @@ def _reasons(search: Search, parts: Sequence[Part]) -> Iterator[str]:
     if takers and any(part.action == "ahead" for part in parts):
         yield f"without that, {_listed(takers)} would start first"
     if any(list(search.bounded_wait(variant)) for variant in search.variants):
-        yield f"it prefers a GPU, and waits {_span(case.bound - search.now)} more for one"
+        yield f"it prefers a GPU, and waits {span(case.bound - search.now)} more for one"
     for name, kept in search.round(search.forced).reservations.items():
         fits = any(all(f.met for f in search.facts[name, v]) for v in search.variants)
         if fits:
@@ -184,9 +184,9 @@ def _reasons(search: Search, parts: Sequence[Part]) -> Iterator[str]:
             "what ran there stays booked for a while"
         )
     if task.queue_limit is not None and task.started is None:
-        yield f"it expires in {_span(task.opened + task.queue_limit - search.now)}"
+        yield f"it expires in {span(task.opened + task.queue_limit - search.now)}"
     if search.soonest is not None and case.due < search.soonest.at < float("inf"):
-        room = _span(search.soonest.at - search.now)
+        room = span(search.soonest.at - search.now)
         yield f"{search.soonest.worker.name} is expected to have room in {room}"
 
 
@@ -249,7 +249,7 @@ def _say_ahead(search: Search, part: Part) -> str:
 
 def _say_wait(search: Search, part: Part) -> str:
     why = "its back-off is" if part.need == "back_off" else "its wait for a GPU is"
-    return f"{why} over, in {_span(part.amount)}"
+    return f"{why} over, in {span(part.amount)}"
 
 
 def _say_add_worker(search: Search, part: Part) -> str:
@@ -301,11 +301,3 @@ def _listed(ids: Sequence[str], count: int = 0) -> str:
 
 def _takes(name: str) -> Callable[[Booking], bool]:
     return lambda booking: name in booking.amount.named
-
-
-def _span(seconds: float) -> str:
-    """A length of time for people."""
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.1f} s"

@@ -40,6 +40,7 @@ from broker.core.placement import Placed, Round
 from broker.core.queues import RequestClass
 from broker.core.resources import Admission, Worker
 from broker.core.state import Attempt, BrokerState, TaskRecord
+from broker.core.views import no_task
 from corral import errors
 from corral.messages import (
     SERVICE_OF,
@@ -369,7 +370,7 @@ class Broker:
         for id in dict.fromkeys(call.ids):
             task = self.state.tasks.get(id)
             if task is None:
-                raise errors.NotFound(noun="task", name=id)
+                raise no_task(self.state, id)
             if not task.live:
                 ended.append(outcome_of(task))
             elif call.wait:

@@ -12,8 +12,22 @@ import msgspec
 from broker.core.facts import Record
 from broker.core.resources import MIB, MILLI, Worker
 from broker.core.state import BrokerState, TaskRecord
+from corral.errors import NotFound
 from corral.messages import AttemptView, GpuView, KindView, Step, TaskView, WorkerView
 from corral.tasks import State
+
+
+def no_task(state: BrokerState, name: str) -> NotFound:
+    """What to say when neither memory nor store has a task."""
+    return NotFound(noun="task", name=name, kept=span(state.settings.retention))
+
+
+def span(seconds: float) -> str:
+    """A length of time for people."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.1f} s"
 
 
 def task_view(state: BrokerState, task: TaskRecord, full: bool = True) -> TaskView:

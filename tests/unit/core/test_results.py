@@ -100,7 +100,8 @@ def test_asking_for_what_does_not_exist_changes_nothing(
     id = client.submit()
     worker.gets(id)
     client.asks(id, "nobody")
-    assert client.takes(Refused).fields == {"noun": "task", "name": "nobody"}
+    refused = client.takes(Refused)
+    assert refused.fields == {"noun": "task", "name": "nobody", "kept": "30 days"}
     worker.ends(id)
     client.hears_nothing()
 
