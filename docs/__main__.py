@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,17 +206,14 @@ def _yaml(file: Path) -> dict[str, Any]:
     return read
 
 
-PAGES: Mapping[Path, Callable[[], str]] = {
-    REFERENCE / "roles.md": roles,
-    REFERENCE / "collection.md": collection,
-}
+PAGES: Mapping[str, Callable[[], str]] = {"roles.md": roles, "collection.md": collection}
 
 
-def main() -> None:
-    """Write all of them."""
-    for file, made in PAGES.items():
-        file.write_text(made(), encoding="utf-8")
+def main(folder: Path) -> None:
+    """Write the pages."""
+    for name, made in PAGES.items():
+        (folder / name).write_text(made(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-
-from docs.__main__ import PAGES
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -26,9 +27,15 @@ def read(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
-def test_a_page_made_from_code_is_current(file: Path) -> None:
-    assert read(file) == PAGES[file](), "type: make docs"
+def test_pages_made_from_code_are_current(tmp_path: Path) -> None:
+    # In a process of its own: Ansible replaces `sys.intern`, and then torch cannot be imported.
+    path = {"PYTHONPATH": str(ROOT / "playbooks" / "collections")}
+    command = [sys.executable, "-m", "docs", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **path}, check=True)
+    made = sorted(file.name for file in tmp_path.iterdir())
+    assert made == ["collection.md", "roles.md"]
+    for name in made:
+        assert read(REFERENCE / name) == read(tmp_path / name), "type: make docs"
 
 
 def links(file: Path) -> Iterator[tuple[str, str]]:
