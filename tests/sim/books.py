@@ -32,7 +32,11 @@ BROKEN_BY = {"cancelled": "P9", "succeeded": "P3"}  # a transition out of that s
 POLICY = {"limit": 3, "lost_limit": 5, "memory_limit": 2, "poison_limit": 3, "never": ()}
 BUDGET = {"out_of_memory": "memory_limit", "lost": "lost_limit", "killed": "poison_limit"}
 NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
-PLAIN = {"native": False, "slots": 1, "cpus": 0, "memory_gb": 0, "gpus": {}, "labels": {}}
+NEVER = ENDLESS = float("inf")
+#: a plain worker says nothing of its machine, and does one thing after the other
+PLAIN = {
+    "native": False, "slots": 1, "cpus": ENDLESS, "memory_gb": ENDLESS, "gpus": {}, "labels": {}
+}  # fmt: skip
 
 
 class Violation(Exception):
@@ -50,7 +54,8 @@ class Task:
     def __init__(self, id: str, spec: Entry, at: float) -> None:
         self.id, self.spec = id, spec
         self.state = "waiting"
-        self.opened = self.queued_at = at
+        self.identified = False  #: by its content, or by the id that its client gave
+        self.opened = self.queued_at = self.since = at
         self.token: bytes | None = None  #: the current one
         self.memory = 0.0  #: GiB asked for since it ran out of it
         self.value: bytes | None = None
@@ -74,6 +79,7 @@ class Attempt:
         self.let_go = self.dead = self.parted = False  #: why its worker has it no more
         self.outcome: str | None = None
         self.value: bytes | None = None
+        self.saves: bytes | None = None  #: the checkpoint that its worker sent last
         self.uses: Amount = [0.0] * 3
         self.holds: Entry = {}  #: cards and named things that it really uses
         self.unheld = at  #: since when no worker holds it; infinity while one does
@@ -171,7 +177,7 @@ class Books:
             if not self.lanes[task.lane]:
                 del self.lanes[task.lane]
             task.lane = None
-        task.state = state
+        task.state, task.since = state, self.now
         if state in OVER:
             task.ended.add(state)
         if state == "queued":
@@ -203,12 +209,16 @@ class Books:
         """An attempt takes a booking, or joins one."""
         machine, id = self.machines[attempt.worker], attempt.task.id
         machine.changed_at = self.now
+        doc, kind = machine.doc, attempt.task.spec["kind"]
+        small = any(doc["gpus"].get(uuid, -1.0) < need["gpu_memory_gb"] for uuid in gpus)
+        if small or kind not in doc["kinds"] or need["labels"].items() - doc["labels"].items():
+            raise Violation("P6", f"{attempt.worker} has not what {id} asks for", id)
         booking = self.bookings.get(attempt.booking)
         if booking is None:
             booking = self.bookings[attempt.booking] = Booking(attempt.worker, need, gpus)
             machine.bookings += 1
             machine.booked = _plus(machine.booked, booking.amount)
-            if machine.native and _beyond(machine.booked, machine.has):
+            if _beyond(machine.booked, machine.has):
                 why = f"{attempt.worker} has {machine.has} and {machine.booked} is booked"
                 raise Violation("P6", why, id)
             self.named_booked.update(need["named"])
@@ -253,9 +263,7 @@ class Books:
             need = needs[min(variant, len(needs) - 1)]
             wants = [1.0, need["cpus"], max(need["memory_gb"], task.memory)]
             booked = [0.0] * 3 if whole else machine.booked
-            if machine.native and _beyond(_plus(booked, wants), machine.has):
-                return False
-            if not machine.native and not whole and machine.bookings:
+            if _beyond(_plus(booked, wants), machine.has):
                 return False
             cards = [gb for uuid, gb in doc["gpus"].items() if whole or uuid not in self.gpu_booked]
             if sum(gb >= need["gpu_memory_gb"] for gb in cards) < need["gpus"]:

@@ -3,54 +3,48 @@
 It shares no code with the broker. It reads three logs, merged in the order in which things
 happened: what clients asked and were told, what workers really ran, and the rows of the journal as
 they became durable. From the rows it keeps books of its own (`books`) and compares them with what
-was seen outside, in linear time.
+was seen outside (`outside`), in linear time.
 
 P1   what is acknowledged, given to a worker or told has its row already; nothing comes from nowhere
 P2   each run goes by the table to one terminal state, for a reason; in the end nothing is open
 P3   results, checkpoints and outcomes are those that were recorded, in the end and after restarts
-P4   the recorded result is what the attempt's own worker said; no attempt starts twice
-P5   only a current token moves its task, an open one frees, and each token is new
-P6   what is freed does not run; nothing is booked, or really used, beyond what there is
+P4   the recorded result is what the attempt's own worker said, and who asked is sent it; no attempt
+     starts twice
+P5   only a current token moves its task or its checkpoint, an open one frees, and each token is new
+P6   what is freed does not run; nothing is booked, or really used, beyond what there is; a worker
+     has what is asked of it
 P7   no attempt is made, nor starts, before all parents succeeded
-P8   equal content is one task, and a task is the one that was submitted
+P8   equal content is one task, and a task is the one that was submitted; who submits it again
+     after it failed gets a new run
 P9   an acknowledged cancel is durable, and nothing leaves `cancelled` unless somebody asks
 P10  nothing is `running` that no worker holds, or whose worker is silent; nothing waits beside room
 P11  nothing that fits is passed over for what is worth less or came later; drains are fences
-P12  nobody is given up who could be heard, nor before the time to come back is over; P13 (in part):
-     no question meets a defect, and an exception of the broker ends the simulation
+P12  nobody is given up who could be heard, nor before the time to come back is over, and nothing
+     that is current is stopped
+P13  (in part) no question meets a defect, and an exception of the broker ends the simulation
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
-from tests.sim.books import OVER, PLAIN, Attempt, Books, Entry, Machine, Task, Violation
+from tests.sim.books import NEVER, OVER, PLAIN, Attempt, Entry, Machine, Task, Violation
+from tests.sim.outside import Outside
 
-NEVER = float("inf")
 SLACK = 6.0  # seconds: beats, a sweep and a write lie between a cause and its row
 SETTLE = 36.0  # seconds within which what no worker holds is no longer said to run
 IDLE = 16.0  # seconds that a task may wait beside a worker that has room for it
 JUMP = 45.0  # seconds that the broker's clock may be wrong
 
 
-class Checker(Books):
+class Checker(Outside):
     """Feed it every entry, in order; it raises `Violation` at the first that cannot be."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.submits: dict[bytes, Entry] = {}
-        self.wanted: set[str] = set()  #: ids of tasks that clients asked for
         self.by_content: dict[str, str] = {}
-        self.bodies: set[bytes] = set()  #: of plain requests
-        self.plain_values: set[bytes] = set()
-        self.aliases: dict[str, str] = {}  #: Titanic's
-        self.acknowledged: dict[str, None] = {}
-        self.answers: Counter[tuple[str, str]] = Counter()
-        self.drained: dict[str, set[str]] = {}  #: worker -> policies it was drained with
         self.contacts: Entry = {}  #: worker -> when the broker heard it last
         self.broker_up = self.stood_at = 0.0
-        self.auditing = False
 
     def feed(self, entry: Entry) -> None:
         """Take in what happened next."""
@@ -65,146 +59,6 @@ class Checker(Books):
         self.settings = e
         self.kinds = {name: [needs] for name, needs in e["kinds"].items()}
 
-    # --- what clients ask and are told ----------------------------------------------------
-
-    def _submit(self, e: Entry) -> None:
-        self.submits[e["request"]] = e
-        self.wanted.update(id for id in e["ids"] if id is not None)
-
-    def _accepted(self, e: Entry) -> None:
-        submit = self.submits[e["request"]]
-        for id, own, spec in zip(e["ids"], submit["ids"], submit["tasks"], strict=True):
-            task = self.tasks.get(id)
-            if task is None:
-                raise Violation("P1", f"{id} is acknowledged and not durable", id)
-            self.acknowledged[id] = None
-            after = {
-                name: e["ids"][int(ref[1:])] if ref[0] == "#" else ref
-                for name, ref in spec["after"].items()
-            }
-            asked = {"kind": spec["kind"], "params": spec["params"], "after": after}
-            if (own or id) != id or any(task.spec[key] != asked[key] for key in asked):
-                raise Violation("P8", f"{id} is not the task that was submitted", id)
-
-    def _refused(self, e: Entry) -> None:
-        if e["code"] == "error":
-            raise Violation("P13", f"{e['call']} meets a defect: {e['why']}", *e["ids"])
-        known = all(id in self.tasks for id in e["ids"])
-        if e["code"] == "not_found" and e["call"] in ("Results", "Cancel", "Retry") and known:
-            raise Violation("P3", f"{e['call']}: the broker knows no such task", *e["ids"])
-
-    def _outcome(self, e: Entry) -> None:
-        task = self.tasks.get(e["id"])
-        if task is None or e["state"] not in task.ended:
-            raise Violation("P1", f"{e['id']} is told to be {e['state']}: not durable", e["id"])
-        if e["state"] == "succeeded" and e["value"] != task.value:
-            raise Violation("P3", f"the result of {e['id']} is not what was recorded", e["id"])
-        task.told |= self.auditing and e["state"] == task.state
-
-    def _cancel(self, e: Entry) -> None:
-        for id in e["ids"]:
-            if id in self.tasks:
-                self.tasks[id].may_cancel = True
-
-    def _retry(self, e: Entry) -> None:
-        """Somebody asks for new runs; those of lost parents follow."""
-        ids = list(e["ids"])
-        while ids:
-            task = self.tasks.get(ids.pop())
-            if task is not None and not task.may_reopen:
-                task.may_reopen = True
-                ids += task.spec["after"].values()
-
-    def _done(self, e: Entry) -> None:
-        cancels = e["what"] == "cancelled"
-        for id in e["ids"]:
-            self.answers[e["what"], id] += 1
-            causes = self.tasks[id].causes
-            durable = causes["cancel"] if cancels else causes["reopen"] + causes["reopen_waiting"]
-            if self.answers[e["what"], id] > durable:
-                why = f"{id}: {e['what']} is answered and not durable"
-                raise Violation("P9" if cancels else "P1", why, id)
-
-    def _replied(self, e: Entry) -> None:
-        if e["value"] not in self.plain_values:  # a plain reply names no task
-            raise Violation("P4", f"{e['client']} was sent what is nobody's recorded result")
-
-    def _alias(self, e: Entry) -> None:
-        if e["alias"] not in self.aliases:
-            raise Violation("P1", f"Titanic gave {e['alias']}, which is not durable", e["alias"])
-
-    def _titanic(self, e: Entry) -> None:
-        task = self.tasks[self.aliases[e["alias"]]]
-        right = {"200": task.state == "succeeded", "400": task.state in OVER - {"succeeded"}}
-        if not right[e["status"]] or (e["status"] == "200" and e["value"] != task.value):
-            raise Violation("P3", f"Titanic says {e['status']}, {task.id} {task.state}", task.id)
-
-    # --- what workers do ------------------------------------------------------------------
-
-    def _up(self, e: Entry) -> None:
-        machine = self.machines.setdefault(e["worker"], Machine(e))
-        machine.doc, machine.up = e, True
-
-    def _down(self, e: Entry) -> None:
-        machine = self.machines[e["worker"]]
-        machine.up, machine.fine_since = False, NEVER
-        for attempt in [*machine.running.values(), *machine.open.values()]:
-            self.release(attempt)
-            if attempt.got and attempt.token not in e["spooled"]:
-                attempt.dead = True
-                attempt.unheld = min(attempt.unheld, self.now)
-
-    def _parted(self, e: Entry) -> None:
-        for attempt in self.machines[e["worker"]].current.values():
-            attempt.parted = True
-
-    def _own(self, e: Entry) -> Attempt:
-        """The attempt that a worker speaks of."""
-        attempt = self.attempts.get(e["token"])
-        if attempt is None or attempt.worker != e["worker"]:
-            raise Violation("P1", f"{e['worker']} has what no durable row gave it", e["token"])
-        if e["id"] is not None and attempt.task.id != e["id"]:
-            raise Violation("P5", f"{e['id']} and {attempt.task.id}: one token", e["id"])
-        return attempt
-
-    def _got(self, e: Entry) -> None:
-        attempt = self._own(e)
-        attempt.got, attempt.unheld = True, NEVER
-
-    def _start(self, e: Entry) -> None:
-        attempt = self._own(e)
-        task, machine = attempt.task, self.machines[e["worker"]]
-        if attempt.started:
-            raise Violation("P4", f"an attempt of {task.id} starts twice", task.id)
-        if not attempt.open and not attempt.excused:
-            raise Violation("P6", f"{task.id} starts on what is booked no longer", task.id)
-        for name, id in task.spec["after"].items():
-            parent = self.tasks[id]
-            if parent.state != "succeeded" or parent.value != e["parents"].get(name):
-                why = f"{task.id} starts, its parent {id} is {parent.state}"
-                raise Violation("P7", why, task.id, id)
-        if e["checkpoint"] != task.saved and task.token == attempt.token:
-            raise Violation("P3", f"{task.id} does not begin with its checkpoint", task.id)
-        attempt.got = attempt.started = attempt.running = True
-        attempt.unheld = NEVER
-        machine.running[attempt.token] = attempt
-        if machine.native and not attempt.excused:
-            booking = self.bookings[attempt.booking]
-            uses = [1.0, e["cpus"], e["memory_gb"]]
-            if uses != booking.amount or e["gpus"] != booking.gpus:
-                raise Violation("P6", f"{task.id} was given {uses}, {e['gpus']}", task.id)
-            self.use(attempt, uses, e["gpus"], e["named"])
-
-    def _end(self, e: Entry) -> None:
-        attempt = self._own(e)
-        attempt.outcome, attempt.value, attempt.unheld = e["outcome"], e["value"], self.now
-        self.release(attempt)
-
-    def _let_go(self, e: Entry) -> None:
-        for token in e["tokens"]:
-            attempt = self.attempts[token]
-            attempt.let_go, attempt.unheld = True, min(attempt.unheld, self.now)
-
     # --- what becomes durable -------------------------------------------------------------
 
     def _commit(self, e: Entry) -> None:
@@ -217,6 +71,7 @@ class Checker(Books):
         if id in self.tasks:
             raise Violation("P8", f"{id} is accepted twice", id)
         task = self.tasks[id] = Task(id, spec, self.now)
+        task.identified = f["content"]
         plain = isinstance(spec["params"], list) and spec["params"][0] in self.bodies
         if f["content"] and id not in self.wanted:
             body = sorted(spec["params"].items()), sorted(spec["after"].items())
@@ -307,7 +162,7 @@ class Checker(Books):
                 raise Violation("P4", f"{task.id}: its worker did not say that", task.id)
             task.value, task.saved = f["value"], None
             if isinstance(task.spec["params"], list):
-                self.plain_values.add(f["value"])
+                self.plain_values[f["value"]] = task.spec["params"][0]
         elif cause is not None:
             self._fault(task, cause, outcome, (f["failure"] or {}).get("type"))
             task.memory = f["memory_gb"] or task.memory
@@ -328,6 +183,8 @@ class Checker(Books):
         if outcome == "lost" and attempt.got and not (attempt.dead or attempt.let_go):
             raise Violation("P12", f"{id} is given up, and {attempt.worker} did not restart", id)
         said = attempt.outcome in (outcome, None) or attempt.parted
+        if cause is not None and outcome == "cancelled":
+            raise Violation("P12", f"{id} is current, and {attempt.worker} was told to stop it", id)
         if cause is not None and outcome not in ("lost", "recalled") and not said:
             raise Violation("P5", f"{id} ended as {attempt.outcome}, not {outcome}", id)
 
@@ -382,6 +239,12 @@ class Checker(Books):
             task.faults.clear()
             task.begun, task.memory, task.opened = False, 0.0, self.now
         self._move(task, cause)
+
+    def _fact_saved(self, f: Entry) -> None:
+        task = self.tasks[f["id"]]
+        if task.token is None or self.attempts[task.token].saves != f["value"]:
+            raise Violation("P5", f"{task.id}: no current attempt sent that checkpoint", task.id)
+        task.saved = f["value"]
 
     def _fact_announced(self, f: Entry) -> None:
         versions = self.kinds.setdefault(f["kind"]["kind"], [])
@@ -448,9 +311,6 @@ class Checker(Books):
             if steady and machine.admission == "open" and self.fits(task, machine):
                 raise Violation("P10", f"{task.id} waits beside {name}, which has room", task.id)
 
-    def _drain(self, e: Entry) -> None:
-        self.drained.setdefault(e["worker"], set()).add(e["policy"])
-
     def _stop(self, e: Entry) -> None:
         """Nothing has failed for a long time: what can run has run, and is known to its client."""
         for task in self.tasks.values():
@@ -479,12 +339,12 @@ _ENTRIES: dict[str, Callable[[Checker, Entry], None]] = {
     "submit": Checker._submit, "accepted": Checker._accepted, "refused": Checker._refused,
     "outcome": Checker._outcome, "cancel": Checker._cancel, "cancelled": Checker._done,
     "retry": Checker._retry, "retried": Checker._done, "drain": Checker._drain,
-    "asked": lambda self, e: self.bodies.add(e["body"]), "replied": Checker._replied,
+    "asked": Checker._asked, "replied": Checker._replied,
     "alias": Checker._alias, "titanic": Checker._titanic,
     "closing": lambda self, e: self._cancel({"ids": [self.aliases.get(e["alias"], "")]}),
     "up": Checker._up, "down": Checker._down, "parted": Checker._parted, "got": Checker._got,
-    "start": Checker._start, "end": Checker._end, "nacked": Checker._let_go,
-    "dropped": Checker._let_go,
+    "start": Checker._start, "saved": Checker._saved, "end": Checker._end,
+    "nacked": Checker._let_go, "dropped": Checker._let_go,
     "commit": Checker._commit, "broker_up": Checker._broker, "broker_down": Checker._broker,
     "reloaded": Checker._broker, "stalled": Checker._stalled, "full": Checker._stalled,
     "contact": Checker._contact, "sample": Checker._sample, "stop": Checker._stop,
@@ -494,6 +354,5 @@ _FACTS: dict[str, Callable[[Checker, Entry], None]] = {
     "Accepted": Checker._fact_accepted, "Assigned": Checker._fact_assigned,
     "Closed": Checker._fact_closed, "Moved": Checker._fact_moved,
     "Announced": Checker._fact_announced, "Admitted": Checker._fact_admitted,
-    "Aliased": Checker._fact_aliased,
-    "Saved": lambda self, f: setattr(self.tasks[f["id"]], "saved", f["value"]),
+    "Aliased": Checker._fact_aliased, "Saved": Checker._fact_saved,
 }  # fmt: skip

@@ -85,6 +85,11 @@ def told(id: str, state: str, value: bytes = b"") -> dict[str, Any]:
     return {"what": "outcome", "client": "c", "id": id, "state": state, "value": value}
 
 
+def saved(index: int, id: str, worker: str, value: bytes) -> dict[str, Any]:
+    token = {"token": TOKENS[index], "id": id, "worker": worker}
+    return {"what": "saved", **token, "value": value}
+
+
 def life() -> History:
     """Two workers that see one card; a task, its child, and one that is cancelled."""
     return [
@@ -105,6 +110,8 @@ def life() -> History:
         ),
         told("a", "succeeded", b"A"),
         start(1, "b", "w2", "G", parent=b"A"),
+        saved(1, "b", "w2", b"half"),
+        commit({"fact": "Saved", "id": "b", "value": b"half"}),
         {"what": "cancel", "ids": ["c"]},
         commit(moved("c", "cancel")),
         {"what": "cancelled", "client": "c", "request": b"x", "ids": ["c"]},
@@ -220,9 +227,58 @@ def freed_while_it_runs(history: History) -> None:
     ]
 
 
+def checkpoint_of_a_revoked_attempt(history: History) -> None:
+    at = find(history, "saved")
+    del history[at + 2 :]  # what comes later is wrong anyhow
+    history[at:at] = [{"what": "cancel", "ids": ["b"]}, commit(moved("b", "cancel"))]
+
+
+def stopped_while_current(history: History) -> None:
+    history[find(history, "end", id="b")]["outcome"] = "cancelled"
+    row(history, "Closed", "b").update(cause="requeue", outcome="cancelled")
+
+
 def card_twice(history: History) -> None:
     at = find(history, "end", id="a")
     history[at:at] = [*submit("d"), commit(assigned(3, "d", "w2", 4, "G"))]
+
+
+def asks_for(history: History, **more: Any) -> None:
+    row(history, "Accepted", "a")["spec"]["needs"] = [ONE | more]
+    row(history, "Assigned", "a")["need"] = ONE | more
+
+
+def card_too_small(history: History) -> None:
+    asks_for(history, gpu_memory_gb=40.0)
+
+
+def label_missing(history: History) -> None:
+    asks_for(history, labels={"zone": "b"})
+
+
+def kind_not_served(history: History) -> None:
+    history[find(history, "up", worker="w1")]["kinds"] = ["other"]
+
+
+def reply_to_somebody_else(history: History) -> None:
+    """A plain request is answered; the answer goes to who asked for something else."""
+    need = ONE | {"gpus": 0}
+    rows = submit("d", params=[b"one"], needs=[need])[1]
+    asked = [{"what": "asked", "client": name, "body": name.encode()} for name in ("one", "two")]
+    at = find(history, "audit")
+    del history[at:]
+    history += [*asked, rows, commit(assigned(3, "d", "plain@1", 3) | {"need": need})]
+    history += [start(3, "d", "plain@1"), end(3, "d", "plain@1", b"D")]
+    history += [commit(closed(3, "d", b"D")), {"what": "replied", "client": "one", "value": b"D"}]
+    judge(history)
+    history[-1]["client"] = "two"
+
+
+def plain_worker_twice(history: History) -> None:
+    need = ONE | {"gpus": 0}
+    given = [assigned(n, id, "plain@1", n) | {"need": need} for n, id in ((3, "d"), (4, "e"))]
+    at = find(history, "audit")
+    history[at:at] = [*submit("d", "e", needs=[need]), commit(*given)]
 
 
 def beyond_the_machine(history: History) -> None:
@@ -268,6 +324,13 @@ def equal_content(history: History) -> None:
         history[find(history, "submit", request=id.encode())]["ids"] = [None]
 
 
+def cancelled_and_not_run_again(history: History) -> None:
+    row(history, "Accepted", "c")["content"] = True
+    again = [dict(history[find(history, what, request=b"c")]) for what in ("submit", "accepted")]
+    at = find(history, "end", id="b")
+    history[at:at] = [entry | {"request": b"again"} for entry in again]
+
+
 def drained_and_given_more(history: History) -> None:
     fact = {"fact": "Admitted", "worker": "w1", "admission": "drained"}
     history.insert(find(history, "submit"), commit(fact))
@@ -288,19 +351,27 @@ WRONG: list[tuple[str, Callable[[History], None]]] = [
     ("P3", other_result),
     ("P4", forged),
     ("P4", starts_twice),
+    ("P4", reply_to_somebody_else),
     ("P5", closed_twice),
     ("P5", revoked_token_wins),
     ("P5", token_again),
+    ("P5", checkpoint_of_a_revoked_attempt),
     ("P6", freed_while_it_runs),
     ("P6", card_twice),
+    ("P6", plain_worker_twice),
+    ("P6", card_too_small),
+    ("P6", label_missing),
+    ("P6", kind_not_served),
     ("P6", beyond_the_machine),
     ("P7", child_too_early),
     ("P8", equal_content),
+    ("P8", cancelled_and_not_run_again),
     ("P10", silent_and_current),
     ("P10", silent_since_a_restart),
     ("P11", passed_over),
     ("P11", drained_and_given_more),
     ("P12", given_up_too_early),
+    ("P12", stopped_while_current),
     ("P13", defect),
 ]
 

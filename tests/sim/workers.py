@@ -340,6 +340,9 @@ class NativeWorker:
             return
         if self.frozen is None and self.welcomed:
             state = pack([item.id, item.attempt])
+            self.world.history.log(
+                "saved", worker=self.name, token=item.token, id=item.id, value=state
+            )
             self._send(wire.extension(Checkpoint(item.token, state)))
             self._send(wire.extension(Progress([Progressed(item.token, 0.5, {"loss": 0.1})])))
 
