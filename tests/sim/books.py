@@ -31,6 +31,8 @@ NEXT = {
 BROKEN_BY = {"cancelled": "P9", "succeeded": "P3"}  # a transition out of that state
 POLICY = {"limit": 3, "lost_limit": 5, "memory_limit": 2, "poison_limit": 3, "never": ()}
 BUDGET = {"out_of_memory": "memory_limit", "lost": "lost_limit", "killed": "poison_limit"}
+#: what a task is; the rest of a spec is how it is run, and a new run may have another way
+WORK = ("kind", "params", "after", "project")
 NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 NEVER = ENDLESS = float("inf")
 #: a plain worker says nothing of its machine, and does one thing after the other
@@ -48,12 +50,18 @@ class Violation(Exception):
         self.about = [a for a in about if a]
 
 
+def way(spec: Entry) -> str:
+    """How it is asked to be run."""
+    return repr([(name, spec[name]) for name in sorted(spec) if name not in WORK])
+
+
 class Task:
     """What the rows say about one task."""
 
     def __init__(self, id: str, spec: Entry, at: float) -> None:
         self.id, self.spec = id, spec
         self.state = "waiting"
+        self.ways = {way(spec)}  #: of its runs
         self.identified = False  #: by its content, or by the id that its client gave
         self.opened = self.queued_at = self.since = at
         self.token: bytes | None = None  #: the current one

@@ -28,7 +28,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sim.books import NEVER, OVER, PLAIN, Attempt, Entry, Machine, Task, Violation
+from tests.sim.books import (
+    NEVER,
+    OVER,
+    PLAIN,
+    WORK,
+    Attempt,
+    Entry,
+    Machine,
+    Task,
+    Violation,
+    way,
+)
 from tests.sim.outside import Outside
 
 SLACK = 6.0  # seconds: beats, a sweep and a write lie between a cause and its row
@@ -238,7 +249,18 @@ class Checker(Outside):
         if cause in ("reopen", "reopen_waiting"):
             task.faults.clear()
             task.begun, task.memory, task.opened = False, 0.0, self.now
+        if f["spec"] is not None:
+            self._run_as(task, f["spec"])
         self._move(task, cause)
+
+    def _run_as(self, task: Task, spec: Entry) -> None:
+        """A new run is run in another way."""
+        if any(spec[name] != task.spec[name] for name in WORK):
+            raise Violation("P8", f"{task.id} becomes another task", task.id)
+        if (spec["kind"], repr(spec["params"]), way(spec)) not in self.asked:
+            raise Violation("P8", f"nobody asked to run {task.id} in this way", task.id)
+        task.spec = spec
+        task.ways.add(way(spec))
 
     def _fact_saved(self, f: Entry) -> None:
         task = self.tasks[f["id"]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.sim.books import NEVER, OVER, Attempt, Books, Entry, Machine, Violation
+from tests.sim.books import NEVER, OVER, Attempt, Books, Entry, Machine, Violation, way
 
 
 class Outside(Books):
@@ -18,6 +18,7 @@ class Outside(Books):
         super().__init__()
         self.submits: dict[bytes, Entry] = {}
         self.wanted: set[str] = set()  #: ids of tasks that clients asked for
+        self.asked: set[tuple[str, str, str]] = set()  #: kinds, params, and how to run them
         self.bodies: dict[bytes, str] = {}  #: of plain requests -> who asked
         self.plain_values: dict[bytes, bytes] = {}  #: results -> the body that asked for it
         self.aliases: dict[str, str] = {}  #: Titanic's
@@ -31,10 +32,12 @@ class Outside(Books):
     def _submit(self, e: Entry) -> None:
         self.submits[e["request"]] = e
         self.wanted.update(id for id in e["ids"] if id is not None)
+        self.asked.update((one["kind"], repr(one["params"]), way(one)) for one in e["tasks"])
 
     def _accepted(self, e: Entry) -> None:
         submit = self.submits[e["request"]]
-        for id, own, spec in zip(e["ids"], submit["ids"], submit["tasks"], strict=True):
+        told = zip(e["ids"], submit["ids"], submit["tasks"], strict=True)
+        for index, (id, own, spec) in enumerate(told):
             task = self.tasks.get(id)
             if task is None:
                 raise Violation("P1", f"{id} is acknowledged and not durable", id)
@@ -46,6 +49,8 @@ class Outside(Books):
             asked = {"kind": spec["kind"], "params": spec["params"], "after": after}
             if (own or id) != id or any(task.spec[key] != asked[key] for key in asked):
                 raise Violation("P8", f"{id} is not the task that was submitted", id)
+            if index not in e["known"] and way(spec) not in task.ways:
+                raise Violation("P8", f"{id} is not run as this submission asks", id)
             lost = task.state in OVER - {"succeeded"}
             if lost and task.identified and task.since < submit["at"]:
                 raise Violation("P8", f"{id} is {task.state} and submitting it opens no run", id)

@@ -77,8 +77,11 @@ def closed(index: int, id: str, value: bytes = b"", **fields: Any) -> dict[str, 
     return fact | rest | fields
 
 
-def moved(id: str, cause: str, outcome: str = "") -> dict[str, Any]:
-    return {"fact": "Moved", "id": id, "cause": cause, "outcome": outcome, "why": ""}
+def moved(
+    id: str, cause: str, outcome: str = "", spec: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    fact = {"fact": "Moved", "id": id, "cause": cause, "outcome": outcome, "why": ""}
+    return fact | {"spec": spec}
 
 
 def told(id: str, state: str, value: bytes = b"") -> dict[str, Any]:
@@ -331,6 +334,28 @@ def cancelled_and_not_run_again(history: History) -> None:
     history[at:at] = [entry | {"request": b"again"} for entry in again]
 
 
+def run_again(history: History, asked: dict[str, Any], row: dict[str, Any] | None) -> None:
+    """`c` was cancelled, and is submitted again to be run as `asked`; the row says `row`."""
+    del history[find(history, "audit") :]
+    fact = next(f for e in history for f in e.get("facts", ()) if f["id"] == "c")
+    fact["content"] = True
+    history += submit("c", **asked)
+    history[-2] = commit(moved("c", "reopen", spec=row))
+    history[-3]["request"] = history[-1]["request"] = b"again"
+
+
+def run_in_the_old_way(history: History) -> None:
+    run_again(history, {"priority": 3}, None)
+
+
+def run_in_a_way_of_its_own(history: History) -> None:
+    run_again(history, {"priority": 3}, spec(priority=4))
+
+
+def run_as_another_task(history: History) -> None:
+    run_again(history, {"priority": 3}, spec(params={"n": 2}))
+
+
 def drained_and_given_more(history: History) -> None:
     fact = {"fact": "Admitted", "worker": "w1", "admission": "drained"}
     history.insert(find(history, "submit"), commit(fact))
@@ -369,6 +394,9 @@ WRONG: list[tuple[str, Callable[[History], None]]] = [
     ("P10", silent_and_current),
     ("P10", silent_since_a_restart),
     ("P11", passed_over),
+    ("P8", run_in_the_old_way),
+    ("P8", run_in_a_way_of_its_own),
+    ("P8", run_as_another_task),
     ("P11", drained_and_given_more),
     ("P12", given_up_too_early),
     ("P12", stopped_while_current),
@@ -386,6 +414,12 @@ def test_the_time_to_come_back_is_longer_by_what_the_broker_stood_still() -> Non
     at = find(history, "contact")
     stood = history[at - 1]["at"] + 1.0
     history.insert(at, {"what": "stalled", "at": stood, "until": stood + 25.0})
+    judge(history)
+
+
+def test_a_new_run_may_be_run_in_another_way() -> None:
+    history = life()
+    run_again(history, {"priority": 3}, spec(priority=3))
     judge(history)
 
 
