@@ -317,6 +317,15 @@ def restarted(history: History, back: float) -> None:
         entry["at"] = at + 2.0 + back + second
 
 
+def given_up_while_the_broker_stood_still(history: History) -> None:
+    """31 s after a restart, 12 s of which the broker heard nobody."""
+    at = find(history, "end", id="b")
+    del history[at:]
+    history += [{"what": "broker_down"}, {"what": "broker_up"}]
+    history.append({"what": "stalled", "at": at + 2.0, "until": at + 14.0})
+    history.append(commit(moved("b", "requeue", "lost")) | {"at": at + 32.0})
+
+
 def silent_since_a_restart(history: History) -> None:
     restarted(history, 30.0 + 7.0)
 
@@ -399,6 +408,7 @@ WRONG: list[tuple[str, Callable[[History], None]]] = [
     ("P8", run_as_another_task),
     ("P11", drained_and_given_more),
     ("P12", given_up_too_early),
+    ("P12", given_up_while_the_broker_stood_still),
     ("P12", stopped_while_current),
     ("P13", defect),
 ]
