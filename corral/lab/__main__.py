@@ -41,7 +41,7 @@ ROLES = {
     "VM.Config.Network VM.Config.Options VM.Migrate VM.PowerMgmt Pool.Audit",
     "CorralStore": "Datastore.AllocateSpace",
     "CorralTarballs": "Datastore.AllocateTemplate",
-    "CorralBackups": "Datastore.Allocate",
+    "CorralBackups": "Datastore.Allocate Datastore.Audit",
     "CorralNet": "SDN.Use",
     "CorralAudit": "Sys.Audit",
     "CorralInventory": "VM.Audit Pool.Audit",
