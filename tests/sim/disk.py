@@ -79,9 +79,11 @@ class SimStore:
             took += 0.2 * random.random()
         disk.slow = 0.0
         process.spend(took)
+        # Exactly when the program goes on, not a rounding error later: what it reads then comes after.
+        ends = process.program_time()
         if took > 0.5:
-            process.world.history.log("stalled", until=begun + took)
-        write = Write(begun, begun + took, undo, lsn, entry)
+            process.world.history.log("stalled", until=ends)
+        write = Write(begun, ends, undo, lsn, entry)
         self.writes = [w for w in self.writes if w.ends > begun]
         self.writes.append(write)
         if entry:
