@@ -79,7 +79,7 @@ class SimStore:
             took += 0.2 * random.random()
         disk.slow = 0.0
         process.spend(took)
-        # Exactly when the program goes on, not a rounding error later: what it reads then comes after.
+        # Exactly when the program goes on, so that whatever it reads next comes after.
         ends = process.program_time()
         if took > 0.5:
             process.world.history.log("stalled", until=ends)
