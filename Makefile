@@ -18,7 +18,7 @@ EXTRAS ?=
 EVIDENCE ?= docs/reference/evidence.md
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## make .venv with everything that the other targets need
 
@@ -93,12 +93,15 @@ lint: $(INSTALLED)  ## ruff, mypy, the import contracts, and ansible-lint in its
 bench: $(INSTALLED)  ## Corral beside its peers, in an environment of its own (.venv-bench)
 	bash bench/run.sh
 
+bench-fleet:  ## the fleet beside the public Proxmox collection, in an environment of its own (.venv-bench-fleet)
+	bash bench/fleet/run.sh --write
+
 docs: $(INSTALLED)  ## write the reference pages that are made from roles and the collection
 	PYTHONPATH=playbooks/collections $(BIN)/python -m docs
 
 clean:  ## remove the environments, caches and whatever a run left behind
-	rm -rf $(VENV) .venv-bench .corral* build dist htmlcov .coverage .coverage.* \
+	rm -rf $(VENV) .venv-bench .venv-bench-fleet .corral* build dist htmlcov .coverage .coverage.* \
 	    .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo up lab lab-packages lab-image bundle test test-fast test-long coverage lint bench docs clean
+.PHONY: help setup demo up lab lab-packages lab-image bundle test test-fast test-long coverage lint bench bench-fleet docs clean

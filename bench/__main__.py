@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bench import ROOT, profiles, report
+from bench import ROOT, private_redis, profiles, report
 from bench.bounds import judged
 from bench.figures import FIGURES
 from bench.machine import facts, stolen
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> Run:
         command=" ".join(["bash bench/run.sh", *sys.argv[1:]]),
         started=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         quick=options.quick,
-        machine=facts(options.folder),
+        machine=facts(options.folder) | {"redis": private_redis.version()},
     )
     for number in range(options.rounds):
         for name in filter(chosen.__contains__, PEERS):

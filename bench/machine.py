@@ -10,7 +10,6 @@ from statistics import median
 
 import psutil
 
-from bench import private_redis
 from bench.processes import BenchError
 
 SYNCS = 300
@@ -34,7 +33,6 @@ def facts(folder: Path) -> dict[str, str | float]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "redis": private_redis.version(),
         "file_system": kind,
         "fdatasync_us": round(fdatasync_us(folder), 1),
         "load": round(os.getloadavg()[0], 2),
