@@ -1,0 +1,1 @@
+"""A package, so that its fleet lives as long as its tests (pytest's scope `package`)."""
