@@ -92,7 +92,8 @@ def test_the_variables_that_a_playbook_names_are_told(playbook: str) -> None:
 def test_every_bad_input_has_the_tests_that_the_page_names() -> None:
     rows = [line for line in read(REFERENCE / "bad-input.md").splitlines() if line[:2] == "| "][2:]
     for row in rows:
-        named = re.findall(r"`(\w+\.py)::(\w+)`", row)
+        named = re.findall(r"`(?:(\w+)/)?(\w+\.py)::(\w+)`", row)
         assert named, row
-        for file, test in named:
-            assert f"def {test}(" in read(ROOT / "tests/fleet/collection" / file), row
+        for folder, file, test in named:
+            code = read(ROOT / "tests/fleet" / (folder or "collection") / file)
+            assert f"def {test}(" in code, row
