@@ -109,6 +109,13 @@ def test_a_version_is_built_sealed_tried_and_retired(
     assert {one["version"] for one in done["templates"]} == {"10"}
 
 
+def test_a_template_made_a_moment_ago_is_cloned(empty_lab: LabProcess, maker: Maker) -> None:
+    maker.build(nodes=["pve1"])
+    empty_lab.own("POST", "/lab/look")  # the cluster's list goes on to say that it runs
+    maker.step("sealed", nodes=["pve1"])
+    assert maker.operator.containers(roles=[WORKER]).summary == {"create": 3}
+
+
 def test_a_trial_without_ssh_fails_and_leaves_nothing(empty_lab: LabProcess, maker: Maker) -> None:
     maker.build(nodes=["pve1"])
     maker.step("sealed", nodes=["pve1"])

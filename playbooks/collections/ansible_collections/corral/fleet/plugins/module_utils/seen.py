@@ -73,7 +73,7 @@ class Guest:
         """Whether what lags behind decides something: is it up, is it a template yet?"""
         if not self.ours or self.kind != "lxc" or BUILDING in self.tags or self.is_template:
             return False
-        return self.status != "running"
+        return self.status != "running" or TEMPLATE in self.tags
 
     def _tagged(self, prefix: str) -> str:
         found = (tag.removeprefix(prefix) for tag in self.tags if tag.startswith(prefix))
