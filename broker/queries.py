@@ -17,7 +17,7 @@ from msgspec import structs
 
 from broker.core import views
 from broker.core.explain import explain
-from corral.errors import AmbiguousId, NotFound, Usage
+from corral.errors import AmbiguousId, NoAttempt, NotFound, Usage
 from corral.messages import (
     Answer,
     Backup,
@@ -44,7 +44,7 @@ from corral.messages import (
     Workers,
     WorkersAre,
 )
-from corral.tasks import State
+from corral.tasks import LAST, State
 
 if TYPE_CHECKING:
     from broker.server import Server
@@ -90,7 +90,7 @@ class Queries:
         tasks = self.server.state.tasks
         if name in tasks:
             return name
-        if name == "last":
+        if name == LAST:
             newest = max(tasks.values(), key=lambda task: task.order, default=None)
             if newest is None:
                 raise views.no_task(self.server.state, name)
@@ -184,7 +184,7 @@ class Queries:
         number = call.attempt or max(attempts, default=0)
         attempt = attempts.get(number)
         if attempt is None:
-            raise NotFound(noun="attempt", name=f"{number} of task {id}")
+            raise NoAttempt(number=number, id=id)
         worker = self.server.state.workers.get(attempt.worker)
         if worker is None or worker.peer is None or not worker.native:
             raise NotFound(noun="worker", name=f"{attempt.worker}, which holds the log of {id},")

@@ -73,7 +73,7 @@ _PATHS = {"key", "worker.data"}  #: relative to the file that names them
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
-_ENDPOINT = re.compile(r"ipc://\S+|tcp://(\[[^\s\[\]]+\]|[^\s:\[\]]+):\d{1,5}")
+_ENDPOINT = re.compile(r"ipc://\S+|tcp://(\[[^\s\[\]]+\]|[^\s:\[\]]+):(\d{1,5})")
 _SIZE_WHOLE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 
@@ -210,6 +210,8 @@ class _File:
         try:
             document = yaml.safe_load(text)
             root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except RecursionError:
+            raise BadConfig(file=self.path, key="(syntax)", why="nested too deep") from None
         except yaml.YAMLError as bad:
             mark = getattr(bad, "problem_mark", None)
             where = f"{self.path}:{mark.line + 1}" if mark else self.path
@@ -337,7 +339,8 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
         if not values[key]:
             raise BadConfig(file=origins[key], key=key, why="must be above 0")
     for endpoint in values["endpoints"]:
-        if not _ENDPOINT.fullmatch(endpoint):
+        found = _ENDPOINT.fullmatch(endpoint)
+        if not (found and endpoint.isprintable() and int(found[2] or 1) < 1 << 16):
             why = f"{endpoint!r} is no endpoint; write tcp://HOST:PORT"
             raise BadConfig(file=origins["endpoints"], key="endpoints", why=why)
     if not values["endpoints"]:

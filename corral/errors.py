@@ -162,6 +162,15 @@ class UnknownKey(NotFound):
     code = "unknown_key"
 
 
+class NoAttempt(NotFound):
+    """There is no attempt {number} of task {id}.
+
+    `corral task show {id}` shows those that there were.
+    """
+
+    code = "no_attempt"
+
+
 class AmbiguousId(CorralError):
     """The prefix {name} fits more than one task: {candidates}
 

@@ -18,6 +18,7 @@ from corral.errors import IllegalTransition
 
 MAX_NAME = 200  # bytes of a kind, worker, project or resource name (a Majordomo service name)
 MAX_ID = 64
+LAST = "last"  #: in place of an id: the newest task
 
 # An object in memory costs some fifty times the bytes that ask for it on the wire. So lists have a
 # longest length, which the decoder checks before it makes one.
@@ -223,6 +224,8 @@ def problem(spec: Spec) -> tuple[str, str] | None:
         return "kind", "must be 1 to 200 printable characters without space"
     if spec.id is not None and not (is_name(spec.id) and len(spec.id) <= MAX_ID):
         return "id", f"must be 1 to {MAX_ID} printable characters without space"
+    if spec.id == LAST:
+        return "id", f"must not be {LAST!r}, which means the newest task"
     if len(spec.project) > MAX_NAME or len(spec.name) > MAX_NAME:
         return ("project" if len(spec.project) > MAX_NAME else "name"), "is over 200 characters"
     if not -1_000_000 <= spec.priority <= 1_000_000:

@@ -73,6 +73,8 @@ def new(
             raise click.UsageError(f"Say with --role what it may do: {', '.join(ROLES)}.")
         role = FIRST
     name = name or role
+    if "/" in name and path is None:
+        raise Usage(what=f"{name} cannot name a file; say with --out where the key goes")
     target = path or (folder or Path()) / f"{name}.key"
     if target.exists():
         raise Usage(what=f"{target} exists; keys are never overwritten")

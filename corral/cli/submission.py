@@ -156,6 +156,8 @@ def _tasks_in(file: IO[bytes], name: str, base: Task) -> Iterator[tuple[int, Tas
             continue
         try:
             yield number, _merged(base, _given(decode(text)))
+        except RecursionError:
+            raise BadTask(path=f"{name}:{number}", why="it is nested too deep") from None
         except (msgspec.MsgspecError, UnicodeDecodeError, _NoKind) as bad:
             kind = "" if isinstance(bad, msgspec.ValidationError | _NoKind) else "it is no JSON: "
             why, _, path = f"{kind}{bad}".partition(" - at `$.")

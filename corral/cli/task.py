@@ -289,8 +289,12 @@ def result(client: Client, out: Output, ids: Sequence[str], timeout: float | Non
     A text is printed as it is; on a terminal, what that would obey is made visible (ESC as \\x1b).
     """
     from corral.cli import follow
+    from corral.tasks import TERMINAL
 
-    whole = [view.id for view in client.show(list(ids) or ["last"])]
+    views = client.show(list(ids) or ["last"])
+    if all(view.state in TERMINAL for view in views):
+        timeout = None  # there is nothing to wait for
+    whole = [view.id for view in views]
     handles = [client.handle(id) for id in whole]
     return follow.wait_for(client, out, handles, timeout, one=len(whole) == 1)
 

@@ -231,7 +231,7 @@ class Engine(Generic[H]):
 
         now = self._loop.time()
         make: Callable[..., Call] = call
-        frames = wire.call(make(request, *fields))
+        frames = _packed(make(request, *fields))
         sent = self._unanswered[request] = Sent(request, frames, answered, now, now)
         self._send(sent, now)
         link.receive()
@@ -356,7 +356,7 @@ class Engine(Generic[H]):
             request = self._new_request()
             self._asks.add(request)
             answered = self._refused_results(asked, wait)
-            frames = wire.call(Results(request, asked, wait))
+            frames = _packed(Results(request, asked, wait))
             sent = self._unanswered[request] = Sent(request, frames, answered, now, now)
             self._send(sent, now)
         self._watch_clock()
@@ -450,6 +450,7 @@ class Engine(Generic[H]):
         """Begin a watch; `updates` reads and ends it."""
         self._open()
         stream = Stream(self._new_request(), list(ids), since)
+        _packed(Watch(stream.request, stream.ids, stream.seq))  # or it would fail at each reconnect
         self._streams[stream.request] = stream
         self._send_watch(stream)
         return stream
@@ -493,13 +494,26 @@ class Engine(Generic[H]):
             self._link.receive()
 
 
+def _packed(call: Call) -> wire.Frames:
+    """A call as frames.
+
+    Raises:
+        Usage: it holds what does not travel.
+    """
+    try:
+        return wire.call(call)
+    except (TypeError, ValueError, OverflowError) as bad:
+        raise errors.Usage(what=f"this cannot be sent: {bad}") from None
+
+
 def _unpackable(chunk: list[Task], base: int, bad: Exception) -> BadTask:
     """Which task of a chunk cannot be packed."""
     for index, task in enumerate(chunk, base):
-        try:
-            msgspec.msgpack.encode(task)
-        except (TypeError, ValueError, OverflowError, RecursionError) as why:
-            return BadTask(path=f"tasks[{index}].params", why=str(why))
+        for field in task.__struct_fields__:
+            try:
+                msgspec.msgpack.encode(getattr(task, field))
+            except (TypeError, ValueError, OverflowError, RecursionError) as why:
+                return BadTask(path=f"tasks[{index}].{field}", why=str(why))
     return BadTask(path="tasks", why=str(bad))
 
 

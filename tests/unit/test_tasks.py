@@ -233,6 +233,7 @@ BAD = [
     (Spec("echo", id=""), "id"),
     (Spec("echo", id="i" * 65), "id"),
     (Spec("echo", id="a b"), "id"),
+    (Spec("echo", id="last"), "id"),
     (Spec("echo", project="p" * 201), "project"),
     (Spec("echo", name="n" * 201), "name"),
     (Spec("echo", priority=1_000_001), "priority"),

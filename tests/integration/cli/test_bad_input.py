@@ -79,7 +79,9 @@ def test_a_payload_that_is_too_large(corral: Cli) -> None:
     assert corral("task", "submit", "echo", "after=it", "--wait").status == 0
 
 
-@pytest.mark.parametrize("bad", ["localhost", "tcp://", "http://127.0.0.1:5555"])
+@pytest.mark.parametrize(
+    "bad", ["localhost", "tcp://", "http://127.0.0.1:5555", "tcp://host:99999"]
+)
 def test_an_endpoint_that_is_none(alone: Cli, bad: str) -> None:
     refused(alone("task", "list", "--broker", bad), 2, bad, "tcp://HOST:PORT")
     refused(alone("task", "list", CORRAL_BROKER=bad), 2, bad, "CORRAL_BROKER")
@@ -100,6 +102,7 @@ def test_nobody_at_the_endpoint_is_waited_for_at_rest(alone: Cli) -> None:
         ("corral.yaml", "timeout: 3s\nslots: 2\n", ["corral.yaml:2", "slots"]),
         ("corral.yaml", "worker:\n  slots: many\n", ["corral.yaml:2", "worker.slots"]),
         ("corral.yaml", "broker: [1, 2\n", ["corral.yaml:"]),
+        ("corral.yaml", f"broker: {'[' * 3000}\n", ["corral.yaml", "nested"]),
         ("corral.toml", "[worker]\n\nslots = 'many'\n", ["corral.toml:3", "worker.slots"]),
     ],
 )
@@ -146,6 +149,40 @@ def test_a_kind_whose_extra_is_missing_names_the_command(corral: Cli) -> None:
     explained = corral("task", "explain", ended.out.strip())
     assert "pip install 'corral-test-handlers[moon]'" in explained.out
     assert corral("task", "cancel", ended.out.strip()).status == 0
+
+
+HUGE = "9" * 30
+NO_TEXT = "\udcff"  # the byte 0xff, as Python has it from the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (["task", "submit", "echo", "--priority", HUGE], 2, "priority"),
+        (["task", "submit", "echo", "--gpus", HUGE], 2, "needs"),
+        (["task", "submit", "echo", "--id", "last"], 2, "the newest task"),
+        (["task", "logs", "there", "--attempt", HUGE], 2, "cannot be sent"),
+        (["task", "logs", "there", "--attempt", "9"], 3, "corral task show there"),
+        (["task", "show", NO_TEXT], 2, "cannot be sent"),
+        (["task", "list", "--kind", NO_TEXT], 2, "cannot be sent"),
+        (["task", "cancel", "there", "--reason", NO_TEXT], 2, "cannot be sent"),
+        (["task", "list", "--broker", f"tcp://{NO_TEXT}:1"], 2, "tcp://HOST:PORT"),
+        (["worker", "stop", "--data", "a-file"], 3, "a-file"),
+        (["keys", "new", "--keys", "a-file/keys"], 2, "a-file/keys"),
+        (["keys", "new", "--keys", "keys", "--name", "a/../b"], 2, "--out"),
+    ],
+)
+def test_what_makes_no_sense_is_named(
+    corral: Cli, arguments: list[str], status: int, word: str
+) -> None:
+    (corral.folder / "a-file").touch()
+    assert corral("task", "submit", "echo", "--id", "there", "--wait").status == 0
+    refused(corral(*arguments), status, word)
+
+
+def test_no_time_is_enough_for_what_is_done(corral: Cli) -> None:
+    assert corral("task", "submit", "echo", "--id", "there", "--wait").status == 0
+    assert corral("task", "result", "there", "--timeout", "0").json() == {}
 
 
 def test_an_unknown_command_is_usage(alone: Cli) -> None:

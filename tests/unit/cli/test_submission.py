@@ -84,6 +84,7 @@ def test_a_line_goes_before_the_options() -> None:
     [
         ('{"kind": "echo",', ["no JSON"]),
         ("[1]", ["array"]),
+        ('{"kind": "echo", "params": {"a": ' + "[" * 5000, ["nested"]),
         ('{"params": {"a": 1}}', ["kind"]),
         ('{"kind": "echo", "priority": "high"}', ["priority"]),
         ('{"kind": "echo", "prio": 1}', ["prio"]),
