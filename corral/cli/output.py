@@ -163,9 +163,13 @@ def console(err: bool = False) -> Console:
     """A console on stdout (or stderr) that cuts nothing off when it is no terminal."""
     from rich.console import Console
 
+    class Printing(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # what becomes of it is the root's affair, as for any other output
+
     stream = sys.stderr if err else sys.stdout
     width = None if stream.isatty() else PIPED_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return Printing(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
 def table(

@@ -10,11 +10,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from corral.cli.output import coloured, talk
-from corral.errors import CorralError
+from corral.errors import CorralError, Usage
 
 DETACHED, PIPE_CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE
 
@@ -46,6 +47,13 @@ class Root(click.Group):
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         found: click.Command = getattr(importlib.import_module(module), name)
         return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _drop_output()
+            raise click.exceptions.Exit(PIPE_CLOSED) from None  # click itself would end with 1
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -94,8 +102,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
         talk("", "Detached; nothing was cancelled.")
         return DETACHED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush to
+        _drop_output()
         return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is not None:
+            refused: CorralError = Usage(what=f"{error.filename}: {error.strerror}")
+        else:
+            _drop_output()
+            refused = CorralError(what=f"the output cannot be written: {error.strerror}")
+        tell(refused)
+        return refused.exit_status
+
+
+def _drop_output() -> None:
+    """Whoever read stdout has gone: what is left to flush goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def tell(error: CorralError) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from corral.messages import TaskView
-from tests.integration.cli.conftest import Cli, Ended, free_endpoint
+from tests.integration.cli.conftest import BIN, PATIENCE, Cli, Ended, free_endpoint
 
 
 def refused(ended: Ended, status: int, *words: str) -> None:
@@ -183,6 +186,49 @@ def test_what_makes_no_sense_is_named(
 def test_no_time_is_enough_for_what_is_done(corral: Cli) -> None:
     assert corral("task", "submit", "echo", "--id", "there", "--wait").status == 0
     assert corral("task", "result", "there", "--timeout", "0").json() == {}
+
+
+# --- where the output goes --------------------------------------------------------------
+
+
+def into(corral: Cli, stdout: int, *arguments: str) -> tuple[int, str]:
+    """Exit status and stderr of a command whose stdout is this file."""
+    done = subprocess.run(
+        [BIN / "corral", *arguments],
+        env=corral.variables, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("format", ["table", "json", "jsonl", "name"])
+def test_a_reader_that_has_gone_is_no_failure(corral: Cli, format: str) -> None:
+    assert corral("task", "submit", "echo", "--wait").status == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert into(corral, writing, "task", "list", "-o", format) == (141, "")  # as SIGPIPE
+        assert into(corral, writing, "task", "watch", "last", "-o", format) == (141, "")
+    finally:
+        os.close(writing)
+
+
+def test_output_that_cannot_be_written_is_named(corral: Cli) -> None:
+    assert corral("task", "submit", "echo", "--wait").status == 0
+    with Path("/dev/full").open("wb") as full:
+        for format in ("table", "json"):
+            status, err = into(corral, full.fileno(), "task", "list", "-o", format)
+            assert status == 1
+            assert err.startswith("error: the output cannot be written: No space left on device\n")
+            assert "Traceback" not in err
+
+
+def test_output_may_be_closed(corral: Cli) -> None:
+    for redirection in (">&-", ">&- 2>&-"):
+        shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", BIN / "corral", "task", "list"]
+        done = subprocess.run(
+            shell, env=corral.variables, stderr=subprocess.PIPE, text=True, timeout=PATIENCE
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unknown_command_is_usage(alone: Cli) -> None:
