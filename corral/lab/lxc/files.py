@@ -5,12 +5,16 @@ Files are replaced by a rename, so a link in a guest's /etc leads nowhere outsid
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_interface
 from pathlib import Path
 
 from corral.lab.lxc.commands import run
 from corral.lab.runtime import Guest
 
+BEGIN, END = "# --- BEGIN PVE ---\n", "# --- END PVE ---\n"
+OWN = re.compile(f"^{BEGIN}.*?^{END}", re.MULTILINE | re.DOTALL)  # what is ours in a guest's file
+KEPT = "surrogateescape"  # of a file in no encoding that we know
 UNINITIALIZED = "uninitialized"  # machine-id(5): the next boot is a first boot
 
 
@@ -41,7 +45,9 @@ def before_start(root: Path, guest: Guest) -> None:
 def name(root: Path, guest: Guest) -> None:
     """Its name, and how it finds itself by that name."""
     _write(root / "etc/hostname", f"{guest.hostname}\n")
-    _write(root / "etc/hosts", _hosts(guest))
+    hosts = root / "etc/hosts"
+    theirs = hosts.read_text(errors=KEPT) if hosts.is_file() and not hosts.is_symlink() else ""
+    _write(hosts, _hosts(guest, OWN.sub("", theirs)))
 
 
 def _first_boot(root: Path) -> bool:
@@ -53,16 +59,22 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
-    fresh.write_text(text)
+    fresh.write_text(text, errors=KEPT)
     fresh.chmod(mode)
     fresh.rename(path)
 
 
-def _hosts(guest: Guest) -> str:
+def _hosts(guest: Guest, theirs: str) -> str:
+    """What others have written, and a section of our own."""
     names = f"{guest.hostname}.{guest.searchdomain} " if guest.searchdomain else ""
     own = next((card.address for card in guest.interfaces if card.address), None)
     address = ip_interface(own).ip if own else "127.0.1.1"
-    return f"127.0.0.1 localhost\n::1 localhost\n{address} {names}{guest.hostname}\n"
+    local = "".join(
+        f"{loopback} localhost\n"
+        for loopback in ("127.0.0.1", "::1")
+        if not re.search(rf"^\s*{re.escape(loopback)}\s", theirs, re.MULTILINE)
+    )
+    return f"{theirs}{BEGIN}{local}{address} {names}{guest.hostname}\n{END}"
 
 
 def _resolv_conf(guest: Guest) -> str:
