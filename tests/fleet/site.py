@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tests.fleet.collection.operator import kill_group
 from tests.fleet.lab.process import LabProcess
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PLAY_SECONDS = 600.0
-SSH = ("ssh", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5")
+SSH = ("ssh", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=2")
 RECAP = re.compile(r"^(\S+) +: (ok=.*)$", re.MULTILINE)
 
 
@@ -120,26 +118,12 @@ class Site:
         """The release of this tree."""
         return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
-    def operator_key(self) -> Path:
-        """The operator's key out of the vault: what a client on this machine connects with."""
-        file = self.folder / "operator.key"
-        if not file.exists():
-            vault = self.folder / "inventory/group_vars/all/vault.yml"
-            shown = subprocess.run(
-                ["ansible-vault", "view", str(vault)],
-                cwd=ROOT, env=self.environment, capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            file.touch(mode=0o600)
-            file.write_text(json.dumps(yaml.safe_load(shown.stdout)["vault_corral_operator_key"]))
-        return file
-
     def corral(self, *arguments: str, timeout: float = 120) -> str:
-        """What `corral ...` says, as the operator, from this machine; it must succeed."""
+        """What `corral ...` says to the operator on this machine; it must succeed."""
         ended = subprocess.run(
             [str(BIN / "corral"), *arguments],
             cwd=self.folder,
-            env=self.environment
-            | {"CORRAL_BROKER": self.endpoint, "CORRAL_KEY": str(self.operator_key())},
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -149,7 +133,7 @@ class Site:
         return ended.stdout
 
     def ssh(self, address: str, command: str) -> subprocess.CompletedProcess[str]:
-        """A command on one of the machines, by the last number of its address."""
+        """A command on the machine that has the address."""
         key = self.folder / "ssh/id_ed25519"
         return subprocess.run(
             [
@@ -170,7 +154,11 @@ class Site:
     @property
     def endpoint(self) -> str:
         """The broker's."""
-        return f"tcp://{self.address('broker')}:5555"
+        return self.environment["CORRAL_BROKER"]
+
+    def operator_key(self) -> Path:
+        """What a client on this machine connects with."""
+        return Path(self.environment["CORRAL_KEY"])
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """What the broker says of each worker."""
