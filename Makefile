@@ -65,6 +65,9 @@ lab-image: $(INSTALLED) lab-packages
 lab: lab-image  ## as root: a Proxmox-like cluster on this machine, over LXC; `corral lab down` removes it
 	$(BIN)/corral lab up
 
+lab-demo: $(INSTALLED)  ## after `make lab`: a fleet's whole life there, from the template to a restored broker
+	@bash inventory/lab-demo.sh
+
 # 35 minutes are the bound with the fleet's containers; all that needs none has 15 of them.
 test: coverage lab-image  ## the whole suite, with the coverage gate (under 35 minutes on 2 cores)
 	$(BIN)/pytest --ignore=tests/unit
@@ -104,4 +107,4 @@ clean:  ## remove the environments, caches and whatever a run left behind
 	    .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo up lab lab-packages lab-image bundle test test-fast test-long coverage lint bench bench-fleet docs clean
+.PHONY: help setup demo up lab lab-demo lab-packages lab-image bundle test test-fast test-long coverage lint bench bench-fleet docs clean
