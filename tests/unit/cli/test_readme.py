@@ -17,11 +17,15 @@ from worker.__main__ import cli as worker
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-SHOWN = [
-    line
-    for page in PAGES
-    for line in re.findall(r"^\s*\$ (?:\S*/)?corral (.*?)\s*(?:#.*)?$", page.read_text(), re.M)
-]
+SHOWN = list(
+    dict.fromkeys(
+        line
+        for page in PAGES
+        for line in re.findall(
+            r"^\s*\$ (?:\S*/)?corral (.*?)\s*(?:(?:#| [|>] ).*)?$", page.read_text(), re.M
+        )
+    )
+)
 #: `corral ...` in the texts that errors say
 CURES = sorted(
     {
@@ -48,7 +52,8 @@ def parse(line: str) -> None:
         elif word == "broker" and words[0] in broker.commands:
             command = broker
     assert command is not None
-    command.make_context("corral", words)
+    with command.make_context("corral", words):
+        pass
 
 
 def test_the_readme_shows_commands() -> None:
@@ -56,7 +61,11 @@ def test_the_readme_shows_commands() -> None:
 
 
 @pytest.mark.parametrize("line", SHOWN)
-def test_a_shown_command_can_be_typed(line: str) -> None:
+def test_a_shown_command_can_be_typed(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tasks.jsonl").touch()  # what the page made before
     parse(line)
 
 
