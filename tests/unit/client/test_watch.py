@@ -76,8 +76,13 @@ def test_watching_no_task_raises() -> None:
 
 def test_a_watch_that_is_refused_raises() -> None:
     fields = {"who": "ann", "role": "worker", "action": "corral.watch", "needed": "viewer"}
+
+    def script(call: Call) -> list[Answer]:
+        # An Unwatch has no answer, and whoever sent it may be gone.
+        return [Refused(call.request, "not_allowed", fields)] if isinstance(call, Watch) else []
+
     with (
-        ScriptedBroker(lambda call: [Refused(call.request, "not_allowed", fields)]) as broker,
+        ScriptedBroker(script) as broker,
         Client(broker.endpoint) as corral,
         pytest.raises(NotAllowed, match="role worker"),
     ):
