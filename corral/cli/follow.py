@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -31,6 +31,7 @@ LAST_LINES = 6  # of a traceback
 #: setting of a task -> what the command line calls it
 OPTIONS = {"retry": "retries", "run_limit": "time limit", "queue_limit": "queue limit"}
 LOOK, LONGEST_LOOK = 2.0, 30.0  # seconds between looks at what a task waits for; each doubles it
+LINE_EVERY = 2.0  # seconds between two lines of a task's progress
 
 
 class Submitted(Struct, frozen=True):
@@ -283,7 +284,8 @@ def watch(client: Client, out: Output, ids: Sequence[str], since: int | None) ->
 
     try:
         with _obstacles_told(client, first_open, frozenset()):
-            for update in client.watch(open_, since) if open_ or not ids else ():
+            updates = client.watch(open_, since) if open_ or not ids else iter(())
+            for update in calmed(updates) if out.for_people else updates:
                 _print(out, update)
                 if update.state is not None and update.id in states:
                     states[update.id] = update.state
@@ -296,6 +298,18 @@ def watch(client: Client, out: Output, ids: Sequence[str], since: int | None) ->
         return 0
     only_cancelled = all(state is State.CANCELLED for state in bad)
     return TaskCancelled.exit_status if only_cancelled else TaskFailed.exit_status
+
+
+def calmed(updates: Iterable[Update]) -> Iterator[Update]:
+    """Every change of state; of progress no more than a person reads, by the broker's clock."""
+    told: dict[str, float] = {}
+    for update in updates:
+        if update.state is None and 0 <= update.at - told.get(update.id, -LINE_EVERY) < LINE_EVERY:
+            continue
+        told[update.id] = update.at
+        if update.state in TERMINAL:
+            del told[update.id]
+        yield update
 
 
 def _print(out: Output, update: Update) -> None:
