@@ -17,7 +17,7 @@ from msgspec import structs
 
 from broker.core import views
 from broker.core.explain import explain
-from corral.errors import AmbiguousId, NoAttempt, NotFound, Usage
+from corral.errors import AmbiguousId, NoAttempt, NoKeys, NotFound, Usage
 from corral.messages import (
     Answer,
     Backup,
@@ -249,7 +249,7 @@ class Queries:
     def _keys(self, peer: bytes, call: Keys, now: float) -> Answer:
         gate = self.server.gate
         if gate is None:
-            raise Usage(what="this broker was started without --keys, so it has no table of keys")
+            raise NoKeys
         if call.action == "add":
             gate.table.add(call.public, call.role, call.name, time.time())
         elif call.action == "revoke":

@@ -354,6 +354,16 @@ class KeysRequired(CorralError):
     exit_status = 2
 
 
+class NoKeys(CorralError):
+    """This broker was started without --keys, so it knows no keys and asks for none.
+
+    Make them with `corral keys new --keys DIR` and start the broker with --keys DIR.
+    """
+
+    code = "no_keys"
+    exit_status = 2
+
+
 class MissingExtra(CorralError):
     """This needs the Python module {module}, which is not installed.
 

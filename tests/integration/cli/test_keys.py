@@ -85,6 +85,13 @@ def test_a_key_that_is_made_where_it_is_used(locked: Locked) -> None:
     assert not (locked.folder / "no.key").exists()
 
 
+def test_a_broker_without_keys_says_how_to_get_some(corral: Cli) -> None:
+    refused = corral("keys", "list")
+    assert refused.status == 2
+    assert "without --keys" in refused.err
+    assert "corral keys new --keys DIR" in refused.err
+
+
 def test_new_list_and_revoke_on_a_running_broker(locked: Locked) -> None:
     cli = locked.cli
     made = cli("keys", "new", "--role", "viewer", "--name", "ann", "--out", "ann.key")
