@@ -6,9 +6,11 @@ import click
 
 #: shell -> what makes it complete from now on
 LASTING = {
-    "bash": "corral completion bash > ~/.local/share/bash-completion/completions/corral",
+    "bash": "corral completion bash | install -D -m 644 /dev/stdin"
+    " ~/.local/share/bash-completion/completions/corral",
     "zsh": "echo 'eval \"$(corral completion zsh)\"' >> ~/.zshrc",
-    "fish": "corral completion fish > ~/.config/fish/completions/corral.fish",
+    "fish": "corral completion fish | install -D -m 644 /dev/stdin"
+    " ~/.config/fish/completions/corral.fish",
 }
 
 
@@ -18,9 +20,11 @@ def completion(shell: str) -> None:
     """Print the completion script of a shell; ids and names come from the live broker.
 
     \b
-      bash   corral completion bash > ~/.local/share/bash-completion/completions/corral
-      zsh    echo 'eval "$(corral completion zsh)"' >> ~/.zshrc
-      fish   corral completion fish > ~/.config/fish/completions/corral.fish
+      bash   source <(corral completion bash)
+      zsh    source <(corral completion zsh)
+      fish   corral completion fish | source
+
+    Each says on stderr how to keep it.
     """
     from click import shell_completion
 

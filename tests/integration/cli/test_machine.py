@@ -152,6 +152,17 @@ def test_completion_prints_a_script(alone: Cli, shell: str) -> None:
     assert "_CORRAL_COMPLETE" in ended.out
 
 
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_what_completion_says_keeps_it_for_one_who_never_did(alone: Cli, shell: str) -> None:
+    ended = alone("completion", shell)
+    command = ended.err.removeprefix("To keep it: ").strip()
+    path = f"{BIN}:{os.environ['PATH']}"
+    home = alone.folder / "home"
+    subprocess.run(["bash", "-c", command], env={"HOME": str(home), "PATH": path}, check=True)
+    (kept,) = (file for file in home.rglob("*") if file.is_file())
+    assert kept.read_text() == ended.out
+
+
 def test_the_bash_script_is_sound(alone: Cli) -> None:
     script = alone("completion", "bash").out
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
