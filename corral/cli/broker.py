@@ -9,13 +9,14 @@ import click
 
 from corral.cli.options import broker_options, connect, connected, printed
 from corral.cli.output import Output
+from corral.cli.root import Noun
 from corral.cli.scripts import PASSED_ON, execute, output_of
 
 if TYPE_CHECKING:
     from corral.client import Client
 
 
-@click.group()
+@click.group(cls=Noun)
 def broker() -> None:
     """Start a broker, see how it does, copy and check its store."""
 

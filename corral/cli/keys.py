@@ -11,6 +11,7 @@ import click
 
 from corral.cli.options import connect, connected, loaded
 from corral.cli.output import Output, talk
+from corral.cli.root import Noun
 from corral.errors import Usage
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ FIRST = "operator"
 role_ = click.option("--role", type=click.Choice(ROLES), help="What its holder may do.")
 
 
-@click.group()
+@click.group(cls=Noun)
 def keys() -> None:
     """Make keys, let them in, take access away.
 

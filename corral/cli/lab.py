@@ -25,6 +25,7 @@ import click
 
 from corral.cli.options import printed
 from corral.cli.output import Output, lines, talk
+from corral.cli.root import Noun
 from corral.errors import CorralError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _in_folder(function: F) -> F:
     )(function)  # fmt: skip
 
 
-@click.group()
+@click.group(cls=Noun)
 def lab() -> None:
     """Run a Proxmox-like cluster on this machine: the API of Proxmox VE over LXC containers."""
 
@@ -183,7 +184,7 @@ def _field(name: str) -> Callable[[dict[str, Any]], Any]:
 # --- faults ----------------------------------------------------------------------------------
 
 
-@lab.group()
+@lab.group(cls=Noun)
 def fault() -> None:
     """Let something go wrong, and right again."""
 

@@ -19,6 +19,7 @@ import click
 
 from corral.cli.options import broker_options, connect, connected, printed
 from corral.cli.output import Output, console, line, table, talk
+from corral.cli.root import Noun
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -31,7 +32,7 @@ SHOWN_ROWS = 15  # of the leaderboard
 SHOWN_FAILURES = 10
 
 
-@click.group()
+@click.group(cls=Noun)
 def pipeline() -> None:
     """Run a graph of research tasks from a file.
 
@@ -253,7 +254,7 @@ def _print_leaderboard(rows: Sequence[Any]) -> None:
 
     names = ("place", "symbol", "target", "family", "score", "baseline", "sharpe", "hold_sharpe")
     columns = {name.replace("_", " "): column(name) for name in names}
-    title = "Leaderboard: Sharpe ratio after costs, out of sample, beside holding"
+    title = "Leaderboard: by Sharpe ratio above that of holding, after costs and out of sample"
     console().print(table(rows[:SHOWN_ROWS], columns, title))
     if len(rows) > SHOWN_ROWS:
         talk(f"The best {SHOWN_ROWS} of {len(rows)}; the report has all.")

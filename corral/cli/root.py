@@ -35,6 +35,18 @@ COMMANDS = {
 }
 
 
+WHOLE = 200  # characters; click's own limit would cut the lines off
+
+
+class Noun(click.Group):
+    """A group whose help tells the first sentence of each command to its end."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            told = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+            formatter.write_dl([(name, inner.get_short_help_str(WHOLE)) for name, inner in told])
+
+
 class Root(click.Group):
     """A group that knows its commands' help without importing them."""
 

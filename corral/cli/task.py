@@ -18,6 +18,7 @@ from corral.cli.options import (
     connected,
 )
 from corral.cli.output import Output, talk
+from corral.cli.root import Noun
 
 if TYPE_CHECKING:
     from corral.client import Client
@@ -34,7 +35,7 @@ ids = click.argument("ids", nargs=-1, shell_complete=complete_task)
 id_ = click.argument("id", shell_complete=complete_task)
 
 
-@click.group()
+@click.group(cls=Noun)
 def task() -> None:
     """Submit tasks, and see what becomes of them.
 
@@ -254,6 +255,8 @@ def explain(client: Client, out: Output, id: str) -> None:
 @connected
 def watch(client: Client, out: Output, ids: Sequence[str], since: int | None) -> int:
     """Follow tasks until they end; without an ID everything, until Ctrl-C.
+
+    A task's progress is a line every two seconds; -o jsonl has all of it.
 
     Ends with the exit status of what was watched: 0, 1 when one failed, 8 when one was cancelled.
     """

@@ -13,6 +13,7 @@ import click
 
 from corral.cli.options import DURATION, broker_options, complete_worker, connect, connected
 from corral.cli.output import Output, talk
+from corral.cli.root import Noun
 from corral.cli.scripts import PASSED_ON, execute
 from corral.errors import CorralError, NotFound, Usage
 
@@ -36,7 +37,7 @@ class StillBusy(CorralError):
 name_ = click.argument("name", shell_complete=complete_worker)
 
 
-@click.group()
+@click.group(cls=Noun)
 def worker() -> None:
     """Start, list, drain and resume workers."""
 

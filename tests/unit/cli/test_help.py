@@ -59,6 +59,14 @@ def test_help_imports_nothing_heavy(command: tuple[str, ...]) -> None:
     assert not loaded & HEAVY
 
 
+@pytest.mark.parametrize("noun", sorted({one[0] for one in OURS if len(one) > 1}))
+def test_the_help_of_a_noun_cuts_no_line_off(noun: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert root.run([noun, "--help"]) == 0
+    commands = capsys.readouterr().out.partition("\nCommands:\n")[2]
+    assert commands
+    assert "..." not in commands
+
+
 def test_the_table_of_commands_says_what_the_commands_are() -> None:
     context = click.Context(root.corral)
     for name in root.COMMANDS:
