@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -347,6 +348,7 @@ def main() -> int:
     parser.add_argument("--steady", type=int, default=100, help="containers to leave alone (100)")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no lab is left behind
     pairs, load = [], 0.0
     with tempfile.TemporaryDirectory(prefix="corral-bench-") as folder:
         for work, count, pair in compared(options.create, options.steady, Path(folder)):
