@@ -357,6 +357,27 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int = 0
     progress: float | None = None
     metrics: dict[str, float] = {}
+    name: str = ""  #: told, as the next two are, when the task is submitted
+    project: str = ""
+    priority: int = 0
+
+
+class SubmittedView(Struct, frozen=True, kw_only=True):
+    """A task that was accepted."""
+
+    id: str
+    known: bool  #: it was there already
+    warnings: tuple[str, ...]  #: why it cannot run at present
+    kept: tuple[str, ...]  #: settings that were asked for, while it goes on with its own
+
+
+class ResultView(Struct, frozen=True, kw_only=True):
+    """What a task returned, or why it did not; while it goes on, only its state."""
+
+    id: str
+    state: State
+    value: Any
+    failure: Failure | None
 
 
 class BrokerView(Struct, frozen=True, kw_only=True):

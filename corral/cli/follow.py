@@ -12,12 +12,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec import Struct
-
 from corral.cli.output import Output, talk, visible
 from corral.cli.root import DETACHED, tell
 from corral.client.pending import shown_as_update
 from corral.errors import CorralError, TaskCancelled, TaskFailed
+from corral.messages import ResultView, SubmittedView
 from corral.tasks import TERMINAL, Failure, State
 
 if TYPE_CHECKING:
@@ -34,27 +33,12 @@ LOOK, LONGEST_LOOK = 2.0, 30.0  # seconds between looks at what a task waits for
 LINE_EVERY = 2.0  # seconds between two lines of a task's progress
 
 
-class Submitted(Struct, frozen=True):
-    """What `task submit` prints for a task."""
-
-    id: str
-    known: bool  #: it was there already
-    warnings: tuple[str, ...]  #: why it cannot run at present
-    kept: tuple[str, ...]  #: settings that were asked for, while it goes on with its own
-
-
-class Ended(Struct, frozen=True):
-    """What `task submit --wait` and `task result` print for a task."""
-
-    id: str
-    state: State
-    value: Any
-    failure: Failure | None
-
-
 def print_submitted(out: Output, handles: Sequence[Handle], one: bool) -> None:
     """The ids of what was accepted."""
-    told = [Submitted(one.id, one.known, one.warnings, one.kept) for one in handles]
+    told = [
+        SubmittedView(id=one.id, known=one.known, warnings=one.warnings, kept=one.kept)
+        for one in handles
+    ]
     if one:
         out.one(told[0], lambda item: item.id, lambda item: item.id)
     elif out.for_people:
@@ -110,7 +94,7 @@ def wait_for(
     except KeyboardInterrupt:
         return detached([handle.id for handle in distinct if handle.id not in ended])
     told = [
-        Ended(outcome.id, outcome.state, outcome.value, outcome.failure)
+        ResultView(id=outcome.id, state=outcome.state, value=outcome.value, failure=outcome.failure)
         for outcome in (ended[handle.id] for handle in handles)
     ]
     if not out.for_people:

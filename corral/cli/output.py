@@ -90,29 +90,9 @@ def _pretty(item: object) -> bytes:
 
 
 def _json(item: object) -> bytes:
-    """Anything that came over the wire as JSON.
+    from corral.jsons import encode
 
-    MessagePack has more than JSON has; docs/reference/results.md tells what becomes of it.
-    """
-    import msgspec
-
-    try:
-        return msgspec.json.encode(item)
-    except TypeError:
-        return msgspec.json.encode(_as_json(msgspec.to_builtins(item, enc_hook=_extension)))
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key if isinstance(key, str) else _json(key).decode(): _as_json(item)
-            for key, item in value.items()
-        }
-    return [*map(_as_json, value)] if isinstance(value, list | tuple) else value
-
-
-def _extension(value: Any) -> dict[str, Any]:
-    return {"ext": value.code, "data": bytes(value.data)}
+    return encode(item)
 
 
 def value_text(value: object) -> str:

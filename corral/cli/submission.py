@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import msgspec
 from msgspec import Struct
 
 from corral.errors import BadTask, CorralError, Usage
-from corral.tasks import Needs, Retry, Task, Variant
+from corral.jsons import NoKind, TaskObject, task_from
+from corral.tasks import Needs, Retry, Task
 
 MOST = 100_000  # tasks in one submission
 
@@ -74,35 +75,6 @@ class Defaults(Struct, frozen=True, kw_only=True):
         )
 
 
-def _as_object(struct: type[Struct], **other: Any) -> type[Struct]:
-    """The same fields as a JSON object: on the wire these structs are arrays."""
-    return msgspec.defstruct(
-        f"{struct.__name__}Line",
-        [
-            (field.name, other.get(field.name, field.type), msgspec.UNSET)
-            for field in msgspec.structs.fields(struct)
-        ],
-        forbid_unknown_fields=True,
-        kw_only=True,
-    )
-
-
-_VariantLine = _as_object(Variant)
-_RetryLine = _as_object(Retry)
-_TaskLine: Any = _as_object(
-    Task,
-    params=dict[str, Any],
-    needs=list[_VariantLine] | None,  # type: ignore[valid-type]  # made above
-    retry=_RetryLine | int | None,
-)
-
-
-def _given(line: Any) -> dict[str, Any]:
-    """The fields that a line names; null is as good as nothing."""
-    fields = {name: getattr(line, name) for name in line.__struct_fields__}
-    return {name: value for name, value in fields.items() if value not in (msgspec.UNSET, None)}
-
-
 class Lines(Struct, frozen=True):
     """The tasks of a file, and the line on which each stands."""
 
@@ -149,34 +121,20 @@ def read_lines(file: IO[bytes], defaults: Defaults) -> Lines:
 
 
 def _tasks_in(file: IO[bytes], name: str, base: Task) -> Iterator[tuple[int, Task]]:
-    decode = msgspec.json.Decoder(_TaskLine).decode
+    decode = msgspec.json.Decoder(TaskObject).decode
     for number, line in enumerate(file, 1):
         text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if not text.strip():
             continue
         try:
-            yield number, _merged(base, _given(decode(text)))
+            yield number, task_from(decode(text), base)
         except RecursionError:
             raise BadTask(path=f"{name}:{number}", why="it is nested too deep") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, _NoKind) as bad:
-            kind = "" if isinstance(bad, msgspec.ValidationError | _NoKind) else "it is no JSON: "
+        except NoKind:
+            why = "it names no kind; name one in the line, or as KIND for all lines"
+            raise BadTask(path=f"{name}:{number}", why=why) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
+            kind = "" if isinstance(bad, msgspec.ValidationError) else "it is no JSON: "
             why, _, path = f"{kind}{bad}".partition(" - at `$.")
             at = f"{name}:{number}" + (f": {path.rstrip('`')}" if path else "")
             raise BadTask(path=at, why=why) from None
-
-
-class _NoKind(ValueError):
-    """Neither a line nor the command says what to do."""
-
-
-def _merged(base: Task, line: Mapping[str, Any]) -> Task:
-    if not (line.get("kind") or base.kind):
-        raise _NoKind("it names no kind; name one in the line, or as KIND for all lines")
-    given = dict(line)
-    given["params"] = {**base.params, **given.get("params", {})}
-    if "needs" in given:
-        given["needs"] = tuple(Variant(**_given(one)) for one in given["needs"])
-    if "retry" in given:
-        retry = given["retry"]
-        given["retry"] = Retry(limit=retry) if isinstance(retry, int) else Retry(**_given(retry))
-    return msgspec.structs.replace(base, **given)
