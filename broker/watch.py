@@ -151,8 +151,18 @@ def updates_of(seq: int, facts: Iterable[Fact]) -> Iterator[Update]:
 
 
 def _accepted(seq: int, fact: Accepted) -> Iterator[Update]:
-    first = State.WAITING if fact.waiting else State.QUEUED
-    yield Update(seq=seq, at=fact.at, id=fact.id, kind=fact.spec.kind, state=first, cause="submit")
+    spec = fact.spec
+    yield Update(
+        seq=seq,
+        at=fact.at,
+        id=fact.id,
+        kind=spec.kind,
+        state=State.WAITING if fact.waiting else State.QUEUED,
+        cause="submit",
+        name=spec.name,
+        project=spec.project,
+        priority=spec.priority,
+    )
 
 
 def _assigned(seq: int, fact: Assigned) -> Iterator[Update]:

@@ -124,14 +124,15 @@ class Calls(Engine[H], Generic[H]):
         project: str = "",
         worker: str = "",
         limit: int = 100,
+        before: str = "",
     ) -> list[TaskView]:
-        """Tasks that match, newest first, at most `limit` of them."""
+        """Tasks that match, newest first, at most `limit` of them, older than task `before`."""
         wanted = [State(state) for state in states]
         found: list[TaskView] = []
         while len(found) < limit:
             size = min(PAGE, limit - len(found))
-            before = found[-1].id if found else ""
-            filters = (wanted, kind, project, worker, size, before)
+            last = found[-1].id if found else before
+            filters = (wanted, kind, project, worker, size, last)
             page = (await self.ask(messages.List, messages.Shown, *filters)).tasks
             found += page
             if len(page) < size:

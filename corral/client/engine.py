@@ -19,7 +19,7 @@ import msgspec
 from corral import errors, messages, wire
 from corral.client.handles import BaseHandle, Inbox, Outcome
 from corral.client.link import Link
-from corral.client.pending import Burst, Sent, Stream, error_in
+from corral.client.pending import Burst, Sent, Stream, error_in, shown_as_update
 from corral.errors import BadTask, BrokerUnreachable, CorralError, NotFound, TimedOut, TooLarge
 from corral.keys import KeyFile
 from corral.messages import (
@@ -31,6 +31,7 @@ from corral.messages import (
     Refused,
     Results,
     Submit,
+    TaskView,
     Underway,
     Unwatch,
     Update,
@@ -93,6 +94,11 @@ class Engine(Generic[H]):
             self._loop = asyncio.get_running_loop()
             self._link = Link(self._endpoints, self._key, self._on_answers, self._on_up, self._fail)
         return self._link
+
+    @property
+    def connected(self) -> bool:
+        """Whether a broker has shaken hands, and has not gone since."""
+        return self._link is not None and self._link.up
 
     async def close(self) -> None:
         """End the connection. Tasks go on; what still waits for an answer is told so."""
@@ -461,15 +467,27 @@ class Engine(Generic[H]):
         Survives reconnects: it goes on after the last update that came. A reader that falls too
         far behind gets one update per task with `cause` snapshot, and goes on from there.
         """
+        changes = self.changes(stream)
+        try:
+            async for change in changes:
+                if isinstance(change, TaskView):
+                    yield shown_as_update(change, stream.seq or 0)
+                else:
+                    yield change
+        finally:
+            await changes.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+    async def changes(self, stream: Stream) -> AsyncIterator[Update | TaskView]:
+        """The same, but a snapshot comes as the views that the broker sent."""
         read = stream.seq
         try:
             while True:
                 if stream.error is not None:
                     raise stream.error
                 if stream.items:
-                    update = stream.items.popleft()
-                    read = update.seq or read
-                    yield update
+                    change = stream.items.popleft()
+                    read = change.seq or read if isinstance(change, Update) else read
+                    yield change
                 elif stream.behind:
                     self.unsubscribe(stream)
                     stream = self.subscribe(stream.ids, read)

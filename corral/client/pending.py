@@ -120,7 +120,7 @@ class Stream:
 
     def __init__(self, request: bytes, ids: list[str], seq: int | None) -> None:
         self.request, self.ids, self.seq = request, ids, seq
-        self.items: deque[Update] = deque()
+        self.items: deque[Update | TaskView] = deque()
         self.behind = False
         self.error: CorralError | None = None
         self.waiter: asyncio.Future[None] | None = None
@@ -134,7 +134,7 @@ class Stream:
             return
         if answer.snapshot is not None:
             self.items.clear()
-            self.items.extend(shown_as_update(view, answer.seq) for view in answer.snapshot)
+            self.items.extend(answer.snapshot)
         self.items.extend(answer.items)
         if answer.items:
             self.seq = max(answer.items[-1].seq, self.seq or 0)
@@ -163,4 +163,7 @@ def shown_as_update(view: TaskView, seq: int = 0) -> Update:
         attempt=attempt,
         progress=view.progress,
         metrics=view.metrics,
+        name=view.name,
+        project=view.project,
+        priority=view.priority,
     )

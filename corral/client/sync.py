@@ -198,10 +198,11 @@ class Client:
         project: str = "",
         worker: str = "",
         limit: int = 100,
+        before: str = "",
     ) -> list[TaskView]:
-        """Tasks that match, newest first, at most `limit` of them."""
-        found = self._calls.tasks(states, kind=kind, project=project, worker=worker, limit=limit)
-        return self._run(found)
+        """Tasks that match, newest first, at most `limit` of them, older than task `before`."""
+        filters = {"kind": kind, "project": project, "worker": worker, "before": before}
+        return self._run(self._calls.tasks(states, limit=limit, **filters))
 
     def explain(self, id: str) -> Explanation:
         """Why a task does not run, worker by worker and need by need, and what would let it."""

@@ -83,7 +83,7 @@ def test_a_call_and_its_answer(
 def test_the_two_faces_offer_the_same() -> None:
     def offered(face: type) -> dict[str, list[str]]:
         engine_only = {"ask", "batches", "burst", "finish", "post", "in_project"}
-        engine_only |= {"subscribe", "unsubscribe", "updates"}
+        engine_only |= {"changes", "subscribe", "unsubscribe", "updates"}
         return {
             name: list(inspect.signature(function).parameters)
             for name, function in inspect.getmembers(face, inspect.isfunction)
