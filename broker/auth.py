@@ -8,7 +8,6 @@ connected, which libzmq cannot end from the broker's side. What the refused hear
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from corral import keys
 from corral.errors import KeysRequired, NotAllowed, StoreFull, UnknownKey, Usage
+from corral.keys import beyond_loopback
 from corral.messages import ROLES, SERVICE_OF, KeyView
 from corral.tasks import is_name
 from corral.wire import Called, Inbound, Malformed, Requested
@@ -137,20 +137,6 @@ class KeyTable:
 
 
 # --- at the socket ----------------------------------------------------------------------
-
-
-def beyond_loopback(endpoint: str) -> bool:
-    """Whether other machines could reach a socket bound to `endpoint`."""
-    scheme, _, address = endpoint.partition("://")
-    if scheme in ("ipc", "inproc"):
-        return False
-    host = address.rpartition(":")[0].strip("[]")
-    if host in ("localhost", "lo"):
-        return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:  # `*`, an interface, a name that may mean anything
-        return True
 
 
 def require_keys(endpoints: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ while the broker runs, live in `broker.auth`.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import struct
 import tempfile
@@ -147,6 +148,20 @@ def table(folder: Path) -> list[KeyView]:
         return msgspec.json.decode(path.read_bytes(), type=list[KeyView])
     except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
         raise BadConfig(file=path, key="keys", why=str(bad)) from None
+
+
+def beyond_loopback(endpoint: str) -> bool:
+    """Whether other machines could reach a socket bound to `endpoint`."""
+    scheme, _, address = endpoint.partition("://")
+    if scheme in ("ipc", "inproc"):
+        return False
+    host = address.rpartition(":")[0].strip("[]")
+    if host in ("localhost", "lo"):
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:  # `*`, an interface, a name that may mean anything
+        return True
 
 
 def write(path: Path, content: Struct) -> None:
