@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "setup: installing into $(VENV), about a minute with a near package index" >&2
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt pip
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --build-constraint constraints.txt \
-	    --editable '.[fleet,gpu,lab,research]' --group build --group test --group lint
+	    --editable '.[fleet,gateway,gpu,lab,research]' --group build --group test --group lint
 	@touch $@
 
 demo: $(INSTALLED)  ## run a real research pipeline here and write its report; a second run reuses every result

@@ -42,6 +42,18 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     spool_after: float = 2.0  #: run time from which a result is kept on disk until acknowledged
 
 
+class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Section `gateway`: the REST door."""
+
+    bind: str = "127.0.0.1:8000"
+    hosts: tuple[str, ...] = ()  #: names it goes by, beside its own address and localhost
+    tokens: str = ""  #: table of bearer tokens; empty: none is needed, on loopback alone
+    audit: str = ""  #: file that gets a line for each action; empty: stderr
+    rate: float = 50.0  #: requests a second that one caller may make; bursts are let through
+    streams: int = 100  #: pages at once
+    max_body: int = 8 << 20  #: bytes
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be configured."""
 
@@ -52,6 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output: Output = "table"
     broker: BrokerSettings = BrokerSettings()
     worker: WorkerSettings = WorkerSettings()
+    gateway: GatewaySettings = GatewaySettings()
 
 
 class Loaded(Struct, frozen=True):
@@ -67,7 +80,12 @@ SHORT = {
     "CORRAL_OUTPUT": "output",
 }
 _NOT_SETTINGS = {"CORRAL_CONFIG"}
-_PATHS = {"key", "worker.data"}  #: relative to the file that names them
+_PATHS = {
+    "key",
+    "worker.data",
+    "gateway.tokens",
+    "gateway.audit",
+}  #: relative to the file that names them
 
 # A number may be written with its unit. What a text means follows from the field's name and type.
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -233,7 +251,7 @@ class _File:
             raise BadConfig(file=self.path, key="(file)", why="it must be a mapping of settings")
         flat: dict[str, Any] = {}
         for name, value in document.items():
-            if name in ("broker", "worker") and isinstance(value, dict):
+            if name in ("broker", "gateway", "worker") and isinstance(value, dict):
                 flat.update({f"{name}.{inner}": amount for inner, amount in value.items()})
             else:
                 flat[str(name)] = value

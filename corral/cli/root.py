@@ -21,11 +21,12 @@ DETACHED, PIPE_CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE
 
 #: name -> where it is, and its line in `corral --help`
 COMMANDS = {
-    "up": ("corral.cli.up:up", "Run a broker and workers on this machine, until Ctrl-C."),
+    "up": ("corral.cli.up:up", "Run a broker, workers and a gateway here, until Ctrl-C."),
     "task": ("corral.cli.task:task", "Submit tasks, and see what becomes of them."),
     "pipeline": ("corral.cli.pipeline:pipeline", "Run a graph of research tasks from a file."),
     "worker": ("corral.cli.worker:worker", "Start, list, drain and resume workers."),
     "broker": ("corral.cli.broker:broker", "Start a broker, see how it does, check its store."),
+    "gateway": ("corral.cli.gateway:gateway", "Start the REST door, and make tokens for it."),
     "keys": ("corral.cli.keys:keys", "Make keys, let them in, take access away."),
     "top": ("corral.cli.top:top", "Watch workers and tasks, live."),
     "lab": ("corral.cli.lab:lab", "Run a Proxmox-like cluster on this machine."),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from corral.tokens import Token
+
 #: state -> mark and style: shape beside colour, so that it reads without colours too
 MARKS: Mapping[str, tuple[str, str]] = {
     State.WAITING: ("◌", "dim"),
@@ -364,4 +366,11 @@ KEY_COLUMNS: dict[str, Callable[[KeyView], Any]] = {
     "public": lambda key: key.public,
     "added": lambda key: clock(key.added),
     "revoked": lambda key: clock(key.revoked),
+}
+
+TOKEN_COLUMNS: dict[str, Callable[[Token], Any]] = {
+    "name": lambda token: token.name,
+    "role": lambda token: token.role,
+    "added": lambda token: clock(token.added),
+    "revoked": lambda token: clock(token.revoked),
 }

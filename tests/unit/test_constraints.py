@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = {"fleet", "gpu", "lab", "research"}  # the extras that `make setup` installs
+EXTRAS = {"fleet", "gateway", "gpu", "lab", "research"}  # the extras that `make setup` installs
 PINS = {
     canonicalize_name(name): version
     for name, version in (

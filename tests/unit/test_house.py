@@ -17,7 +17,12 @@ from corral import handlers
 
 ROOT = Path(__file__).parents[2]
 PURE = ["broker.core", "worker.core", "corral.tasks", "corral.messages", "corral.wire"]
-SCRIPTS = {"corral": "corral", "corral-broker": "broker", "corral-worker": "worker"}
+SCRIPTS = {
+    "corral": "corral",
+    "corral-broker": "broker",
+    "corral-gateway": "corral",
+    "corral-worker": "worker",
+}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -28,7 +28,7 @@ def every_command() -> list[tuple[str, ...]]:
 
 
 #: commands that pass everything on to a daemon, its --help too
-DAEMONS = {("worker", "start"), ("broker", "start"), ("broker", "fsck")}
+DAEMONS = {("worker", "start"), ("broker", "start"), ("broker", "fsck"), ("gateway", "start")}
 OURS = [command for command in every_command() if command not in DAEMONS]
 
 
@@ -84,6 +84,7 @@ def test_the_nouns_and_verbs_of_the_contract_are_there() -> None:
     assert verbs["worker"] >= {"start", "stop", "status", "list", "drain", "resume"}
     assert verbs["broker"] >= {"start", "status", "backup", "fsck"}
     assert verbs["pipeline"] >= {"run", "submit", "show"}
+    assert verbs["gateway"] >= {"start", "token"}
     assert verbs["keys"] >= {"new", "add", "list", "revoke"}
     assert {"up", "top", "doctor", "config", "completion"} <= set(root.COMMANDS)
 

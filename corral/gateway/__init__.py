@@ -1,0 +1,13 @@
+"""The REST door and the live stream: a client of the broker, in a process of its own.
+
+routes    what a resource is: verb, path, role, structs in and out; how a request becomes a call
+tasks, fleet   the resources themselves, as tables of routes
+compat    the paths, field names and words of the documents that Corral comes from
+openapi   the document that is made from those tables
+door      who may come in: host, origin, token, rate; headers and the audit line
+problems  what a refusal looks like (RFC 9457)
+upstream  the one connection to the broker, and since when it is away
+page      what a page shows, folded from updates; pure
+stream    that page as server-sent events
+app, serving, __main__   all of it joined, started and stopped; the command `corral-gateway`
+"""

@@ -1,0 +1,145 @@
+"""The one connection to the broker: a client like any other, and the page that it keeps current.
+
+Nobody else of the gateway connects. While the broker is away every call is refused at once with
+the time since when; the connection is made again by itself, and the page goes on from the last
+durable change that it has seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from corral.client import AsyncClient
+from corral.errors import BrokerUnreachable, CorralError, NotFound
+from corral.gateway.page import Page
+from corral.gateway.problems import BrokerAway, moment
+from corral.messages import Update
+
+log = logging.getLogger("corral.gateway")
+
+POLL = 1.0  # seconds between looks at figures and workers
+LOOK = 0.2  # seconds between looks at the connection
+GRACE = 1.0  # seconds that a connection may be lost before the broker counts as away
+PAUSE = 2.0  # seconds before a client that was refused is made again
+TURN = 200  # changes folded before others have their turn
+LOOKED_UP = 100  # tasks at once of which only a change is known
+
+
+class Upstream:
+    """The broker, as the gateway sees it."""
+
+    def __init__(self, connect: Callable[[], AsyncClient], endpoint: str) -> None:
+        now = time.time()
+        self.endpoint = endpoint
+        self.page = Page(now)
+        self.watched = 0  #: open streams: without one nobody needs the workers each second
+        self.ready = asyncio.Event()  #: the broker was heard once
+        self._connect = connect
+        self._client: AsyncClient | None = None
+        self._seq = 0
+        self._away: tuple[float, str] | None = (now, "it was not heard yet")
+
+    @property
+    def away_since(self) -> float | None:
+        """Since when the broker is not heard; None while it is."""
+        return None if self._away is None else self._away[0]
+
+    @property
+    def client(self) -> AsyncClient:
+        """The client of the broker.
+
+        Raises:
+            BrokerAway: it would not be answered.
+        """
+        if self._away is not None or self._client is None:
+            raise self.away()
+        return self._client
+
+    def away(self) -> BrokerAway:
+        """What to tell one who asks while the broker is away."""
+        since, why = self._away or (time.time(), "it does not answer")
+        return BrokerAway(endpoint=self.endpoint, since=moment(since), why=why)
+
+    async def run(self) -> None:
+        """Keep a client, and the page current, until cancelled."""
+        while True:
+            self._client = self._connect()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._watch(self._client))
+                    group.create_task(self._poll(self._client))
+                    group.create_task(self._look(self._client))
+            except* CorralError as refused:
+                self._lost(" ".join(str(error) for error in refused.exceptions))
+            finally:
+                await self._client.close()
+            await asyncio.sleep(PAUSE)
+
+    async def _watch(self, client: AsyncClient) -> None:
+        """Fold what happens into the page."""
+        folded = 0
+        async for change in client.changes(client.subscribe([], self._seq)):
+            self.page.fold(change)
+            if isinstance(change, Update):
+                self._seq = change.seq
+            folded += 1
+            if folded % TURN == 0:
+                await asyncio.sleep(0)  # a burst is handed out without a pause
+
+    async def _poll(self, client: AsyncClient) -> None:
+        """Ask for what no change tells: figures, workers, what a task is called."""
+        while True:
+            try:
+                if client.connected:
+                    view = await client.status()
+                    self._heard()
+                    self.page.see_broker(view)
+                    if self.watched:
+                        self.page.see_workers(await client.workers())
+                        await self._look_up(client)
+            except BrokerUnreachable:
+                self._lost("it does not answer")
+            await asyncio.sleep(POLL if client.connected else LOOK)
+
+    async def _look_up(self, client: AsyncClient) -> None:
+        """Learn what tasks are of which the page knows no more than a change."""
+        try:
+            nameless = self.page.nameless(LOOKED_UP)
+            for view in await client.show(nameless) if nameless else ():
+                self.page.fold(view)
+        except NotFound as gone:
+            self.page.drop(str(gone.fields.get("name")))
+
+    async def _look(self, client: AsyncClient) -> None:
+        """Notice that the connection is lost, and before anybody has waited for an answer."""
+        connected = time.monotonic()
+        while True:
+            if client.connected:
+                connected = time.monotonic()
+            elif time.monotonic() - connected > GRACE:
+                self._lost("the connection is lost")
+            await asyncio.sleep(LOOK)
+
+    def _heard(self) -> None:
+        if self._away is not None:
+            log.info("the broker at %s answers", self.endpoint)
+            self._away = None
+            self.page.see_link(True, time.time())
+        self.ready.set()
+
+    def _lost(self, why: str) -> None:
+        if self._away is None:
+            log.warning("the broker at %s is away: %s", self.endpoint, why)
+            self._away = (time.time(), why)
+            self.page.see_link(False, time.time())
+        else:
+            self._away = (self._away[0], why)
+
+    async def first_contact(self, seconds: float) -> None:
+        """Wait until the broker was heard, but no longer than this."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ready.wait(), seconds)
