@@ -1,4 +1,4 @@
-"""A broker and workers on this machine, as child processes: what `up` and `--local` share.
+"""Broker, workers and gateway on this machine, as child processes: for `up` and `--local`.
 
 Only processes live here: starting, waiting until they serve, stopping, and saying what a dead one
 said last. The daemons are executed by their console scripts; nothing of them is imported.
@@ -133,6 +133,8 @@ class LocalFleet:
         self._say = say
         self._stopping = stopping or threading.Event()
         self.daemons: list[Daemon] = []
+        self.gateway = ""  #: its address, once it serves
+        self._guest: Daemon | None = None  #: a gateway that the rest can do without
 
     def __enter__(self) -> Self:
         try:
@@ -168,14 +170,38 @@ class LocalFleet:
         with Client(self.endpoint, timeout=1.0) as client:
             self._until(lambda: self._registered(client))
 
+    def start_gateway(self, address: str, needed: bool) -> None:
+        """Start a gateway. One that is not `needed` may fail, and ends alone.
+
+        Raises:
+            DaemonDied: it is needed, and ended; says what it said.
+        """
+        command = [script("corral-gateway"), "start", "--broker", self.endpoint, "--bind", address]
+        gateway = Daemon("gateway", command, self._say)
+        if needed:
+            self.daemons.append(gateway)
+        else:
+            self._guest = gateway
+
+        def serves() -> bool:
+            found = gateway.said(r"serving (\S+) for")
+            self.gateway = found[1] if found is not None else ""
+            return found is not None or (self._guest is None and not needed)
+
+        self._until(serves)
+
     def _launch(self, name: str, command: Sequence[str]) -> None:
         self.daemons.append(Daemon(name, command, self._say))
 
     def check(self) -> None:
-        """Raise `DaemonDied` when one has ended."""
+        """Raise `DaemonDied` when one has ended that is needed; tell when the guest has."""
         for daemon in self.daemons:
             if not daemon.alive:
                 raise daemon.died()
+        if self._guest is not None and not self._guest.alive:
+            told = self._guest.died()
+            self._guest = None
+            talk(f"{told.message} The rest goes on without it.")
 
     def _until(self, ready: Callable[[], bool]) -> bool:
         """Wait until all is `ready`; False when it is to be left instead."""
@@ -205,8 +231,11 @@ class LocalFleet:
         return there.issuperset(self.names)
 
     def stop(self) -> None:
-        """Stop the workers, all at once, then the broker."""
+        """Stop the workers and the gateway, all at once, then the broker."""
         broker, workers = self.daemons[:1], self.daemons[1:]
+        if self._guest is not None:
+            workers.append(self._guest)
+            self._guest = None
         for daemon in workers:
             if daemon.alive:
                 daemon.process.send_signal(signal.SIGTERM)

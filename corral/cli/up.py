@@ -1,4 +1,4 @@
-"""`corral up`: a broker and workers on this machine, in one terminal."""
+"""`corral up`: a broker, workers and a gateway on this machine, in one terminal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from corral.cli.output import coloured, talk
 
+if TYPE_CHECKING:
+    from corral.cli.processes import LocalFleet
+
 STYLES = ("cyan", "green", "magenta", "yellow", "blue")
 DEFAULT = "tcp://127.0.0.1:5555"  # where every command looks for a broker
+GATEWAY = "127.0.0.1:8000"
 LOOK = 0.2  # seconds between looks at the processes
 
 
@@ -27,12 +32,17 @@ LOOK = 0.2  # seconds between looks at the processes
 @click.option(
     "--slots", type=click.IntRange(1), default=1, show_default=True, help="Of each worker."
 )
-def up(data: Path, bind: str, workers: int, slots: int) -> int | None:
-    """Run a broker and workers on this machine, until Ctrl-C.
+@click.option("--gateway", metavar="HOST:PORT", help=f"Address of the gateway. Default: {GATEWAY}.")
+@click.option("--no-gateway", is_flag=True, help="Start none.")
+def up(
+    data: Path, bind: str, workers: int, slots: int, gateway: str | None, no_gateway: bool
+) -> int | None:
+    """Run a broker, workers and a gateway on this machine, until Ctrl-C.
 
     Everything is stopped in order: workers first, then the broker; tasks that were accepted are
     there again at the next start with the same --data. Ends by itself, with status 1, when one of
-    its processes dies.
+    its processes dies. Where no --gateway was named, one that cannot start is told, and the rest
+    goes on without it.
     """
     from corral.cli.processes import LocalFleet
 
@@ -45,11 +55,15 @@ def up(data: Path, bind: str, workers: int, slots: int) -> int | None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    if gateway and no_gateway:
+        raise click.UsageError("--gateway and --no-gateway exclude each other.")
     fleet = LocalFleet(data, bind, workers, slots, _Prefixer(), stopping)
     began = time.monotonic()
     with fleet:
+        if not no_gateway:
+            fleet.start_gateway(gateway or GATEWAY, needed=gateway is not None)
         if not stopping.is_set():
-            talk(*_next_steps(fleet.endpoint, workers, slots, time.monotonic() - began))
+            talk(*_next_steps(fleet, workers, slots, time.monotonic() - began))
         while not stopping.wait(LOOK):
             fleet.check()
     talk("stopped")
@@ -64,13 +78,19 @@ class _Prefixer:
 
     def __call__(self, name: str, line: str) -> None:
         style = self._styles.setdefault(name, STYLES[len(self._styles) % len(STYLES)])
-        talk(line, before=f"{coloured(f'{name:>6}', style)} | ")
+        talk(line, before=f"{coloured(f'{name:>7}', style)} | ")
 
 
-def _next_steps(endpoint: str, workers: int, slots: int, seconds: float) -> list[str]:
+def _next_steps(fleet: LocalFleet, workers: int, slots: int, seconds: float) -> list[str]:
+    endpoint = fleet.endpoint
     return [
         "",
         f"Up after {seconds:.1f} s: a broker at {endpoint}, {workers} workers of {slots} slots.",
+        *(
+            [f"REST: {fleet.gateway}/api/v1/openapi.json tells what it does."]
+            if fleet.gateway
+            else []
+        ),
         "In another terminal:",
         *([] if endpoint == DEFAULT else [f"  export CORRAL_BROKER={endpoint}"]),
         "  corral task submit echo text=hello --wait",

@@ -134,7 +134,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A broker and two workers, w1 and w2, of two slots each, for the tests of a module."""
     folder = tmp_path_factory.mktemp("fleet")
     endpoint = free_endpoint()
-    up = Cli(folder).start("up", "--data", "data", "--bind", endpoint, "--slots", "2")
+    options = ("--data", "data", "--bind", endpoint, "--slots", "2", "--no-gateway")
+    up = Cli(folder).start("up", *options)
     try:
         up.until(lambda: "corral task submit" in up.err)
         yield Fleet(endpoint, folder / "data", up)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -38,8 +39,8 @@ def all_gone(processes: list[psutil.Process]) -> bool:
     return True
 
 
-def go_up(cli: Cli, started: Keep, *options: str) -> Started:
-    up = started(cli.start("up", "--bind", "tcp://127.0.0.1:*", *options))
+def go_up(cli: Cli, started: Keep, *options: str, gateway: str = "--no-gateway") -> Started:
+    up = started(cli.start("up", "--bind", "tcp://127.0.0.1:*", gateway, *options))
     up.until(lambda: "corral task submit" in up.err)
     return up
 
@@ -93,6 +94,46 @@ def test_up_says_which_process_died_and_stops_the_others(alone: Cli, started: Ke
     ended = up.wait()
     assert ended.status == 1
     assert "w2 ended with status -9" in ended.err
+    assert all_gone(family)
+
+
+def test_up_starts_a_gateway_beside_the_rest(alone: Cli, started: Keep) -> None:
+    up = go_up(alone, started, gateway="--gateway=127.0.0.1:0")
+    found = re.search(r"REST: (\S+)/api/v1/openapi.json", up.err)
+    assert found is not None, up.err
+    assert httpx.get(f"{found[1]}/api/v1/health").json()["healthy"]
+    family = below(up.process.pid)
+    assert up.end().status == 0
+    assert all_gone(family)
+
+
+def test_up_goes_on_without_a_gateway_that_nobody_named(alone: Cli, started: Keep) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # then another program has it, which is as good
+            taken.bind(("127.0.0.1", 8000))
+            taken.listen()
+        up = started(alone.start("up", "--bind", "tcp://127.0.0.1:*"))
+        up.until(lambda: "corral task submit" in up.err)
+    assert "cannot listen at 127.0.0.1:8000" in up.err
+    assert "The rest goes on without it" in up.err
+    assert "REST:" not in up.err
+    endpoint = endpoint_of(up)
+    assert alone("task", "submit", "echo", "--wait", "--broker", endpoint).status == 0
+    assert up.end().status == 0
+
+
+def test_up_ends_when_the_gateway_that_was_named_cannot_start(alone: Cli, started: Keep) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        up = started(alone.start("up", "--bind", "tcp://127.0.0.1:*", "--gateway", address))
+        family = below(up.process.pid)
+        ended = up.wait()
+    assert ended.status == 1
+    assert address in ended.err
+    assert "gateway ended with status 2" in ended.err
     assert all_gone(family)
 
 
