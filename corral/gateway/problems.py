@@ -198,36 +198,28 @@ class Defect(Refusal):
     status = 500
 
 
-#: code of an error that the broker or its client tells -> status; a Refusal has its own
-STATUS: Mapping[str, int] = {
+#: exit status of the command line -> status of an error that the broker or its client tells
+BY_EXIT: Mapping[int, int] = {2: 422, 3: 404, 4: 403, 5: 503, 7: 504}
+#: code -> status where that would say too little; a `Refusal` has its own
+BY_CODE: Mapping[str, int] = {
     "usage": 400,
-    "bad_task": 422,
-    "bad_params": 422,
-    "unknown_kind": 422,
-    "missing_parent": 422,
-    "cyclic_parents": 422,
     "duplicate_id": 409,
-    "too_large": 413,
-    "not_found": 404,
-    "unknown_key": 404,
     "ambiguous_id": 409,
     "wrong_state": 409,
-    "not_allowed": 403,
-    "key_refused": 503,
+    "too_large": 413,
+    "missing_extra": 501,
+    "key_refused": 503,  # the gateway's own key: no fault of who asks
     "key_mismatch": 503,
-    "broker_unreachable": 503,
-    "timed_out": 504,
     "busy": 503,
     "store_full": 503,
-    "no_pipeline": 404,
-    "bad_pipeline": 422,
-    "missing_extra": 501,
 }
 
 
 def status_of(error: CorralError) -> int:
     """The HTTP status that fits an error."""
-    return error.status if isinstance(error, Refusal) else STATUS.get(error.code, 500)
+    if isinstance(error, Refusal):
+        return error.status
+    return BY_CODE.get(error.code) or BY_EXIT.get(error.exit_status, 500)
 
 
 def problem_of(error: CorralError) -> Problem:

@@ -38,7 +38,13 @@ def test_no_two_errors_share_a_code() -> None:
 
 
 def test_what_the_table_names_are_errors() -> None:
-    assert set(problems.STATUS) - {"no_pipeline", "bad_pipeline"} <= set(errors.BY_CODE)
+    assert set(problems.BY_CODE) <= set(errors.BY_CODE)
+
+
+@pytest.mark.parametrize("kind", errors.BY_CODE.values(), ids=lambda kind: kind.code)
+def test_the_fault_of_who_asks_is_no_fault_of_the_server(kind: type[CorralError]) -> None:
+    theirs = kind.exit_status in (2, 3) and kind.code != "missing_extra"
+    assert (400 <= status_of(made(kind)) < 500) or not theirs
 
 
 @pytest.mark.parametrize(
