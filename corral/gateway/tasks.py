@@ -122,10 +122,7 @@ def _task(draft: Any, index: int) -> Task:
 async def submit_all(client: AsyncClient, tasks: Sequence[Task]) -> list[SubmittedView]:
     """Store tasks, all or none. Their outcomes are not collected: others ask for them."""
     listed = list(client.in_project(tasks))
-    try:
-        accepted = await client.ask(SubmitCall, Accepted, listed)
-    except (TypeError, ValueError, OverflowError, RecursionError) as bad:
-        raise BadTask(path="params", why=f"they cannot be packed: {bad}") from None
+    accepted = await client.ask(SubmitCall, Accepted, listed)
     ids = accepted.ids or [request_id(accepted.request, n) for n in range(len(listed))]
     known = {index % len(listed) for index in accepted.known}
     kept = {index % len(listed): tuple(names) for index, names in (accepted.kept or {}).items()}
