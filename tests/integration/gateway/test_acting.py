@@ -133,7 +133,7 @@ def test_a_log_is_followed_to_its_end(rest: httpx.Client) -> None:
         (b"{}", 422, "bad_task", "kind"),
         (b"[]", 400, "usage", "1 to"),
         (b'{"kind": "echo", "params": {"n": 1e400}}', 422, "bad_body", "out of range"),
-        (b'{"kind": "echo", "params": {"n": 100000000000000000000000}}', 400, "usage", "cannot be sent"),
+        (b'{"kind": "echo", "params": {"n": 10000000000000000000000}}', 400, "usage", "be sent"),
         (b'{"kind": "sleep", "params": {"seconds": "x"}}', 422, "bad_params", "seconds"),
         (b'{"kind": "a b"}', 422, "bad_task", "kind"),
         (b"[" * 10_000, 422, "bad_body", ""),
