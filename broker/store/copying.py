@@ -46,6 +46,7 @@ class Copying:
         self._low = low  #: bytes that must stay free wherever something is written
         self._staged = folder / "backup.db"
         self._given_up = Event()
+        self._named = False  #: the copy has its name, and nobody knows it yet
 
     def steps(
         self, unfolded: Callable[[], Collection[str]], pages: int
@@ -133,14 +134,17 @@ class Copying:
         files.remove(self._staged)
         files.sync_folder(self._draft)
         files.replace(self._draft, self._target)
+        self._named = True
         files.sync_folder(self._target.parent)
         return Copied(size, tasks)
 
     def _remove(self) -> None:
-        """Leave nothing of a copy that is not whole."""
+        """Leave nothing of a copy that is not whole, or that nobody will be told of."""
         with suppress(OSError):
             files.remove(self._staged)
         shutil.rmtree(self._draft, ignore_errors=True)
+        if self._named:
+            shutil.rmtree(self._target, ignore_errors=True)
 
 
 def _ended(work: Future[T], fraction: float) -> Generator[float, None, T]:

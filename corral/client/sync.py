@@ -33,6 +33,7 @@ from corral.tasks import Needs, Retry, State, Task
 
 T = TypeVar("T")
 
+LOOK = 1.0  # seconds
 HANDED_OVER = 4_096  # tasks that are made before the thread gets them
 
 
@@ -79,7 +80,7 @@ class Client:
                 work.close()  # Ctrl-C came before it was handed over
             raise
         try:
-            return future.result()
+            return _result(future)
         except concurrent.futures.CancelledError:
             raise
         except BaseException:
@@ -271,3 +272,17 @@ class Client:
     def revoke_key(self, name: str) -> list[KeyView]:
         """Take access from a key, given by its name or its public half; drops its peers."""
         return self._run(self._calls.revoke_key(name))
+
+
+def _result(future: concurrent.futures.Future[T]) -> T:
+    """What the loop found.
+
+    A lock that is waited for without an end misses a signal that comes just before the wait
+    (CPython), and then Ctrl-C would do nothing.
+    """
+    while True:
+        try:
+            return future.result(LOOK)
+        except TimeoutError:
+            if future.done():
+                return future.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -169,6 +170,19 @@ def test_a_broker_that_stops_leaves_nothing_of_a_copy(
     server.backups.close()
     assert len(left(server)) == (0 if running else 1)
     assert not list(server.data.rglob(".partial"))
+
+
+def test_a_broker_that_stops_before_it_tells_leaves_nothing_of_a_whole_copy(
+    server: Server, peer: MakePeer
+) -> None:
+    peer().calls(Backup(b"b"))
+    under_way(server)
+    while not list((server.data / backup.FOLDER).glob("[!.]*")):
+        server.turn(0)
+        time.sleep(0.05)  # the thread ends it now, and the broker would see that at its next turn
+    assert server.backups.running
+    server.backups.close()
+    assert not left(server)
 
 
 def test_what_a_killed_broker_left_goes_with_the_next_copy(server: Server, peer: MakePeer) -> None:

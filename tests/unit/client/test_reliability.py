@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -249,9 +249,19 @@ def test_garbage_from_the_broker_changes_nothing(impatient: None) -> None:
         assert corral.submit("echo", i=1).result(5) == {"i": 1}
 
 
-def test_ctrl_c_while_it_waits_leaves_the_client_usable() -> None:
+def to_the_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def to_a_thread_that_does_not_wait() -> None:
+    """Nor does a signal interrupt the wait that came just before it began."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("sent", [to_the_process, to_a_thread_that_does_not_wait])
+def test_ctrl_c_while_it_waits_leaves_the_client_usable(sent: Callable[[], None]) -> None:
     def script(call: Call) -> list[Answer]:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.2, sent).start()
         return [accept(call)]
 
     with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
