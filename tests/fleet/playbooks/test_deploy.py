@@ -1,22 +1,56 @@
-"""deploy.yml, verify.yml and drift.yml on real containers, as an operator plays them."""
+"""deploy.yml, verify.yml and drift.yml on real containers."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.evidence import Evidence
+from tests.fleet.playbooks.fleet import as_wanted, names
 from tests.fleet.site import Site
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the site
 
 
-def test_a_second_deploy_changes_nothing(deployed: Site) -> None:
+def test_check_mode_shows_the_whole_plan_of_an_empty_cluster(empty: Site) -> None:
+    before = empty.mark()
+    planned = empty.play("deploy", "--check", "--diff")
+    for host in ("broker", *names()):
+        assert f"hostname: {host}\n" in planned.output, host
+    assert planned.changed.keys() == {"localhost"}
+    assert {call.partition(" ")[0] for call in empty.calls(before)} == {"GET"}
+    assert empty.containers() == {}
+
+
+def test_a_second_deploy_changes_nothing_and_plans_with_one_call(
+    deployed: Site, evidence: Evidence
+) -> None:
+    deployed.play("verify")
     before = deployed.mark()
     again = deployed.play("deploy")
     assert again.changed == {}
-    assert set(again.recap) == {"localhost", "broker", "worker-1", "worker-2", "worker-3"}
-    assert deployed.calls(before) == ["GET /cluster/resources"] * 3
+    assert again.recap.keys() == {"localhost", "broker", *names()}
+    calls = deployed.calls(before)
+    # The inventory is read twice, at the start and when the containers are there.
+    assert calls == ["GET /cluster/resources"] * 3
+    evidence.record(
+        "deploy.yml again", changed=0, calls_of_the_plan=len(calls) - 2, seconds=again.seconds
+    )
 
 
-def test_a_fresh_fleet_is_verified_by_tasks_that_it_runs(deployed: Site) -> None:
-    deployed.play("verify")
-    assert set(deployed.workers()) == {"worker-1", "worker-2", "worker-3"}
+def test_drift_finds_what_was_done_by_hand(deployed: Site) -> None:
+    node = deployed.containers()[5001]["node"]
+    deployed.lab.client().nodes(node).lxc(5001).config.put(cores=2)
+    deployed.ssh(deployed.address("worker-2"), "systemctl stop corral-worker")
+
+    found = deployed.run("drift")
+    assert found.status == 2, found.output
+    assert "Differs from the inventory: localhost, worker-2;" in found.output
+    assert "cores: " in found.output
+
+    assert deployed.play("deploy", "-e", "fleet_drift=true").changed.keys() == {
+        "localhost",
+        "worker-2",
+    }
+    assert deployed.containers()[5001]["cores"] == 1
+    assert as_wanted(deployed)
+    deployed.play("drift")

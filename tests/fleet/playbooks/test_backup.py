@@ -1,0 +1,40 @@
+"""backup.yml and restore.yml: the broker's container is lost, and nothing with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fleet.playbooks.fleet import (
+    BROKER,
+    destroy,
+    live,
+    names,
+    submit,
+    succeeded,
+    wait_until_done,
+)
+from tests.fleet.site import Site
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_queue_and_results_outlive_the_broker_s_container(deployed: Site) -> None:
+    done = submit(deployed, 20, 0.01)
+    wait_until_done(deployed, done)
+    queued = submit(deployed, 30, 2)
+    served = deployed.ssh(
+        deployed.address("broker"), "systemctl show corral-broker --property MainPID"
+    ).stdout
+    deployed.play("backup")
+    assert (
+        served
+        == deployed.ssh(
+            deployed.address("broker"), "systemctl show corral-broker --property MainPID"
+        ).stdout
+    ), "the copy stopped the broker"
+
+    destroy(deployed, BROKER)
+    deployed.play("restore")
+    assert set(done) <= succeeded(deployed)
+    wait_until_done(deployed, queued)
+    assert live(deployed) == names()
