@@ -20,7 +20,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from corral.lab.lxc.commands import run
@@ -42,7 +42,7 @@ class Volumes:
     def open(self) -> None:
         """Make the folders, and remove what a killed process left half made."""
         self._names.mkdir(parents=True, exist_ok=True)
-        named = {self._names.name, *(str(name.readlink()) for name in self._names.iterdir())}
+        named = {self._names.name, *(place for _, place in self._named())}
         for path in self._folder.iterdir():
             if path.name not in named:
                 unmount_below(path)
@@ -87,10 +87,14 @@ class Volumes:
         """The names of the volumes that are layers over this one."""
         parent = self._place(volume).name
         return sorted(
-            name.name
-            for name in self._names.iterdir()
-            if _parent_of(self._folder / name.readlink()) == parent
+            name for name, place in self._named() if _parent_of(self._folder / place) == parent
         )
+
+    def _named(self) -> Iterator[tuple[str, str]]:
+        """Every name and the id of its folder; others may be removed at the same time."""
+        for name in self._names.iterdir():
+            with suppress(FileNotFoundError):
+                yield name.name, str(name.readlink())
 
     # --- making and removing -----------------------------------------------------------------
 

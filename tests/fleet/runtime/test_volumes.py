@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from corral.lab.lxc.volumes import Volumes
 from corral.lab.runtime import RuntimeFailed
 from tests.fleet.runtime.guests import TEMPLATE, Machine
 
@@ -172,3 +175,19 @@ def test_names_are_unique_and_must_exist(machine: Machine) -> None:
     ):
         with pytest.raises(RuntimeFailed, match="volume 'vm-7-disk-0' does not exist"):
             call()
+
+
+def test_many_are_removed_at_the_same_time(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    (files / "etc").mkdir(parents=True)
+    archive = tmp_path / "files.tar"
+    subprocess.run(["tar", "-cf", archive, "-C", files, "."], check=True)
+    volumes = Volumes(tmp_path / "volumes")
+    volumes.open()
+    volumes.create("base", archive, lambda _: None)
+    names = [f"vm-{number}" for number in range(300)]
+    for name in names:
+        volumes.clone("base", name, full=False, frozen=nullcontext())
+    with ThreadPoolExecutor(8) as removers:
+        list(removers.map(volumes.delete, names))
+    assert volumes.children("base") == []
