@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
+from collections.abc import Callable
 
 import pytest
 from proxmoxer import ProxmoxAPI, ResourceException
@@ -15,9 +16,9 @@ def _set(lab: LabProcess, **fault: object) -> int:
     return int(lab.own("POST", "/lab/faults", json=fault)["id"])
 
 
-def _refusal(call: object, **params: object) -> str:
+def _refusal(call: Callable[..., object], **params: object) -> str:
     with pytest.raises(ResourceException) as refused:
-        call(**params)  # type: ignore[operator]
+        call(**params)
     return str(refused.value.content)
 
 
