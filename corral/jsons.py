@@ -7,7 +7,10 @@ writes them all. What the structs mean is told in `corral.messages` and `corral.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache, reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -22,10 +25,58 @@ def encode(item: object) -> bytes:
 
     MessagePack has more than JSON has; docs/reference/results.md tells what becomes of it.
     """
+    item = _named(item)
     try:
         return msgspec.json.encode(item)
     except TypeError:
         return msgspec.json.encode(_plain(msgspec.to_builtins(item, enc_hook=_extension)))
+
+
+def _named(item: object) -> object:
+    if isinstance(item, list):
+        return [*map(_named, item)]
+    kind: Any = type(item)
+    written = as_written(kind)
+    if written is kind:
+        return item
+    return msgspec.convert(item, written, from_attributes=True)
+
+
+@cache
+def as_written(kind: Any) -> Any:
+    """The type that `encode` writes for `kind`, for those who describe it.
+
+    Some structs are arrays on the wire, where names cost; as JSON each has names for its fields,
+    and all of them.
+    """
+    inner = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return reduce(or_, map(as_written, inner))
+    if get_origin(kind) is Annotated:
+        return Annotated[(as_written(inner[0]), *inner[1:])]
+    if inner:
+        return get_origin(kind)[tuple(map(as_written, inner))]
+    if not (isinstance(kind, type) and issubclass(kind, Struct)):
+        return kind
+    fields = msgspec.structs.fields(kind)
+    written = [as_written(field.type) for field in fields]
+    if written == [field.type for field in fields] and not kind.__struct_config__.array_like:
+        return kind
+    return msgspec.defstruct(
+        kind.__name__,
+        [(field.name, type, *_default(field)) for field, type in zip(fields, written, strict=True)],
+        module=kind.__module__,
+        namespace={"__doc__": kind.__doc__},
+        omit_defaults=kind.__struct_config__.omit_defaults
+        and not kind.__struct_config__.array_like,
+        kw_only=True,
+    )
+
+
+def _default(field: msgspec.structs.FieldInfo) -> tuple[Any, ...]:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return (msgspec.field(default_factory=field.default_factory),)
+    return () if field.required else (field.default,)
 
 
 def _plain(value: Any) -> Any:

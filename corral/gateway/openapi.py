@@ -1,7 +1,7 @@
 """The OpenAPI document, made from the tables of resources. Pure.
 
-msgspec describes the structs, and msgspec writes them: the description of an array-like struct is
-an array, as its JSON is.
+msgspec describes the structs, and msgspec writes them. What is told of an answer is the type that
+`corral.jsons` writes for it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 
 from corral.gateway.problems import MEDIA_TYPE, Problem
 from corral.gateway.routes import Resource, Stream
+from corral.jsons import as_written
 
 BASE = "/api/v1"
 _REF = "#/components/schemas/{name}"
@@ -27,7 +28,8 @@ def document(resources: Sequence[Resource]) -> dict[str, Any]:
     types: list[Any] = [Problem]
     for one in resources:
         types += [kind for kind in (one.body, one.answer) if kind and not isinstance(kind, Stream)]
-    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    written = [as_written(kind) for kind in types]
+    schemas, components = msgspec.json.schema_components(written, ref_template=_REF)
     schema_of = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, Any] = {}
     for one in resources:

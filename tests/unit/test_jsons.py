@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from corral.jsons import NoKind, TaskObject, encode, task_from
-from corral.tasks import Retry, Task, Variant
+from corral.messages import ResultView, Step, TaskView
+from corral.tasks import Failure, Retry, State, Task, Variant
 
 
 def read(text: str, base: Task | None = None) -> Task:
@@ -26,6 +27,30 @@ def read(text: str, base: Task | None = None) -> Task:
 )
 def test_whatever_the_wire_brings_is_written(value: Any, written: Any) -> None:
     assert json.loads(encode(value)) == written
+
+
+def test_what_is_an_array_on_the_wire_has_names_as_json() -> None:
+    view = TaskView(
+        id="a", kind="k", state=State.FAILED, params={"x": (1, 2)}, needs=(Variant(gpus=1),),
+        failure=Failure("E", "m"), story=[Step(1.0, State.QUEUED, "submit")],
+    )  # fmt: skip
+    [told] = json.loads(encode([view]))
+    assert told["needs"] == [
+        {"cpus": 0, "memory_gb": 0, "gpus": 1, "gpu_memory_gb": 0, "named": {}, "labels": {}}
+    ]
+    assert told["failure"] == {"type": "E", "message": "m", "traceback": ""}
+    assert told["story"] == [
+        {"at": 1, "state": "queued", "cause": "submit", "why": "", "worker": "", "attempt": 0}
+    ]
+    assert told["params"] == {"x": [1, 2]}
+    assert told["retry_at"] is None
+    assert read(json.dumps({"kind": "k", "needs": told["needs"]})).needs == view.needs
+
+
+def test_a_result_that_json_lacks_words_for_has_names_around_it() -> None:
+    view = ResultView(id="a", state=State.FAILED, value={(1, 2): 3}, failure=Failure("E"))
+    told = json.loads(encode(view))
+    assert (told["value"], told["failure"]["type"]) == ({"[1,2]": 3}, "E")
 
 
 def test_a_task_has_names_for_its_fields() -> None:

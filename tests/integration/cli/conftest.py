@@ -16,10 +16,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 
 from tests.support.kinds import environment
+from tests.support.told import told
 
 BIN = Path(sys.executable).parent
 PATIENCE = 60.0  # seconds for what takes one on an idle machine
@@ -34,7 +34,7 @@ class Ended(NamedTuple):
 
     def json(self, type: Any = Any) -> Any:
         """What it printed, decoded as `type`."""
-        return msgspec.json.decode(self.out, type=type)
+        return told(self.out, type)
 
 
 class Cli:

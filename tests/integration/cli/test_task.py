@@ -6,12 +6,12 @@ import signal
 import time
 from collections.abc import Callable
 
-import msgspec
 import pytest
 
 from corral.messages import Explanation, TaskView, Update, WorkerView
 from corral.tasks import State, Variant
 from tests.integration.cli.conftest import Cli, Ended, Started
+from tests.support.told import told
 
 
 def state_of(corral: Cli, id: str) -> State:
@@ -182,9 +182,9 @@ def test_a_wait_for_what_nothing_can_run_says_why(
     assert result.status == 7
     watching = started(corral.start("task", "watch", id))
     watching.until(lambda: "corral task explain" in watching.err)
-    for told in (result.err, watching.err):
-        assert told.count("no worker can meet the needs of echo: gpus 7") == 1
-        assert f"corral task explain {id}" in told
+    for said in (result.err, watching.err):
+        assert said.count("no worker can meet the needs of echo: gpus 7") == 1
+        assert f"corral task explain {id}" in said
     assert corral("task", "cancel", id).status == 0
     assert watching.wait().status == 8
 
@@ -193,7 +193,7 @@ def test_watch_tells_every_state_until_the_end(corral: Cli) -> None:
     id = submitted(corral("task", "submit", "sleep", "seconds=0.5"))
     ended = corral("task", "watch", id, "-o", "jsonl")
     assert ended.status == 0
-    updates = [msgspec.json.decode(line, type=Update) for line in ended.out.splitlines()]
+    updates = [told(line, Update) for line in ended.out.splitlines()]
     assert {update.id for update in updates} == {id}
     assert updates[-1].state is State.SUCCEEDED
     assert "succeeded" in corral("task", "watch", id).out  # one that has ended says so at once
@@ -226,7 +226,7 @@ def test_list_in_every_format(corral: Cli) -> None:
     views = corral(*query, "-o", "json").json(list[TaskView])
     assert [view.id for view in views] == ids[::-1]  # newest first
     lines = corral(*query, "-o", "jsonl").out.splitlines()
-    assert [msgspec.json.decode(line, type=TaskView).id for line in lines] == ids[::-1]
+    assert [told(line, TaskView).id for line in lines] == ids[::-1]
     assert corral(*query, "-o", "name").out.split() == ids[::-1]
     table = corral(*query).out
     assert all(id in table for id in ids)

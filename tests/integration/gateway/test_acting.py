@@ -30,7 +30,7 @@ def test_a_task_is_submitted_and_its_result_fetched(rest: httpx.Client) -> None:
     told = answer.json()
     assert told == {"id": told["id"], "known": False, "warnings": [], "kept": []}
     view = rest.get(answer.headers["location"].removeprefix("/api/v1")).json()
-    assert (view["params"], view["priority"], view["needs"][0][0]) == ({"a": [1, "x"]}, 2, 0.5)
+    assert (view["params"], view["priority"], view["needs"][0]["cpus"]) == ({"a": [1, "x"]}, 2, 0.5)
     result = rest.get(f"/tasks/{told['id']}/result?wait=60")
     assert (result.status_code, result.json()["value"]) == (200, {"a": [1, "x"]})
 

@@ -110,7 +110,7 @@ def test_a_training_that_needs_a_gpu_waits_for_one_and_is_cancelled(rest: httpx.
     assert any("gpu" in warning for warning in started["warnings"])
     id = started["operation_id"]
     assert rest.get(f"/operations/{id}").json()["status"] == "pending"
-    assert rest.get(f"/tasks/{id}").json()["needs"][0][2] == 1
+    assert rest.get(f"/tasks/{id}").json()["needs"][0]["gpus"] == 1
     assert rest.delete(f"/operations/{id}/cancel").json()["status"] == "cancelled"
     assert rest.delete(f"/operations/{id}/cancel").status_code == 200
     assert ended(rest, id)["error"] is not None

@@ -17,6 +17,7 @@ from corral.tasks import State, Task
 from tests.integration.gateway.conftest import House
 from tests.support.daemon import environment
 from tests.support.gateway import PATIENCE
+from tests.support.told import told
 
 BIN = Path(sys.executable).parent
 
@@ -31,10 +32,10 @@ def done(house: House) -> list[str]:
     return [handle.id for handle in handles]
 
 
-def told(answer: httpx.Response, kind: Any) -> Any:
+def read(answer: httpx.Response, kind: Any) -> Any:
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
-    return msgspec.json.decode(answer.content, type=kind)
+    return told(answer.content, kind)
 
 
 def corral(house: House, *arguments: str) -> bytes:
@@ -53,16 +54,16 @@ def test_a_task_is_told_as_the_command_line_tells_it(
     house: House, rest: httpx.Client, done: list[str]
 ) -> None:
     answer = rest.get(f"/tasks/{done[0]}")
-    assert told(answer, TaskView).state is State.SUCCEEDED
+    assert read(answer, TaskView).state is State.SUCCEEDED
     assert answer.json() == msgspec.json.decode(corral(house, "task", "show", done[0]))
     assert rest.get(f"/tasks/{done[0][:8]}").json() == answer.json()
 
 
 def test_the_parts_of_a_task(rest: httpx.Client, done: list[str]) -> None:
     story = rest.get(f"/tasks/{done[0]}/story").json()
-    assert [step[1] for step in story] == ["queued", "running", "succeeded"]
-    assert told(rest.get(f"/tasks/{done[0]}/explain"), Explanation).id == done[0]
-    result = told(rest.get(f"/tasks/{done[0]}/result"), ResultView)
+    assert [step["state"] for step in story] == ["queued", "running", "succeeded"]
+    assert read(rest.get(f"/tasks/{done[0]}/explain"), Explanation).id == done[0]
+    result = read(rest.get(f"/tasks/{done[0]}/result"), ResultView)
     assert (result.state, result.value) == (State.SUCCEEDED, {"n": 0})
 
 
@@ -70,7 +71,7 @@ def test_a_list_has_pages(rest: httpx.Client, done: list[str]) -> None:
     url, found = "/tasks?project=reading&limit=2", []
     while url:
         answer = rest.get(url)
-        found += [view.id for view in told(answer, list[TaskView])]
+        found += [view.id for view in read(answer, list[TaskView])]
         url = answer.links.get("next", {}).get("url", "")
         url = url.removeprefix("/api/v1")
     assert sorted(found) == sorted(done)
@@ -88,10 +89,10 @@ def test_a_list_is_filtered(rest: httpx.Client, done: list[str], query: str, cou
 
 
 def test_workers_and_the_broker(house: House, rest: httpx.Client) -> None:
-    [worker] = told(rest.get("/fleet"), list[WorkerView])
+    [worker] = read(rest.get("/fleet"), list[WorkerView])
     assert (worker.name, worker.slots) == ("w1", 2)
-    assert told(rest.get("/workers/w1"), WorkerView).name == "w1"
-    assert told(rest.get("/broker"), BrokerView).endpoint == house.fleet.endpoint
+    assert read(rest.get("/workers/w1"), WorkerView).name == "w1"
+    assert read(rest.get("/broker"), BrokerView).endpoint == house.fleet.endpoint
 
 
 @pytest.mark.parametrize(
