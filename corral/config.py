@@ -88,6 +88,7 @@ _PATHS = {
 }  #: relative to the file that names them
 
 # A number may be written with its unit. What a text means follows from the field's name and type.
+LONGEST = 1e9  # seconds, 31 years: the wire takes none that is longer
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
@@ -108,7 +109,7 @@ def parse_duration(text: str) -> float:
         if not parts or "".join(part.group() for part in parts).strip() != text.strip():
             raise ValueError(f"{text!r} is no duration; write 90, 10m or 1h 30m") from None
         seconds = sum(float(part[1]) * _DURATION[part[2]] for part in parts)
-    if not (math.isfinite(seconds) and seconds >= 0):
+    if not 0 <= seconds < LONGEST:  # a NaN is not
         raise ValueError(f"{text!r} is no duration; write 90, 10m or 1h 30m")
     return seconds
 

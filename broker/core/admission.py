@@ -218,12 +218,11 @@ def _parents_first(tasks: list[Spec]) -> list[int]:
         ]
         for spec in tasks
     ]
-    for index, parents in enumerate(inside):
-        for parent in parents:
-            if not 0 <= parent < len(tasks):
-                raise MissingParent(
-                    task=tasks[index].name or f"tasks[{index}]", parent=f"#{parent}"
-                )
+    for index, spec in enumerate(tasks):
+        for reference in spec.after.values():
+            parent = _inside(reference, by_id)
+            if parent is not None and not 0 <= parent < len(tasks):
+                raise MissingParent(task=spec.name or f"tasks[{index}]", parent=reference)
     order: list[int] = []
     done = [False] * len(tasks)
     for root in range(len(tasks)):

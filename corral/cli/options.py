@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from corral.cli.output import FORMATS, Output
+from corral.cli.output import FORMATS, Output, counted
 
 if TYPE_CHECKING:
     from corral.client import Client
@@ -186,7 +186,7 @@ def complete_kind(ctx: click.Context, _: click.Parameter, begun: str) -> list[Co
     return _ask(
         ctx,
         lambda client: [
-            CompletionItem(one.kind, help=f"{one.workers} workers")
+            CompletionItem(one.kind, help=counted(one.workers, "worker"))
             for one in client.status().kinds
             if one.kind.startswith(begun)
         ],

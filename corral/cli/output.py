@@ -112,6 +112,11 @@ def visible(text: str) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something: 1 task, 2 tasks."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def visible_lines(text: str) -> str:
     """The same for text of several lines, such as a traceback, which stay lines."""
     return "\n".join(visible(one.expandtabs()) for one in text.split("\n"))

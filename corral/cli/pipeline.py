@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from corral.cli.options import broker_options, connect, connected, printed
-from corral.cli.output import Output, console, line, table, talk
+from corral.cli.output import Output, console, counted, line, table, talk
 from corral.cli.root import Noun
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def show(out: Output, source: str) -> None:
         return
     counts = Counter(one.kind for one in planned)
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    console().print(_tree(f"{graph.name}: {len(planned)} tasks: {told}", planned))
+    console().print(_tree(f"{graph.name}: {counted(len(planned), 'task')}: {told}", planned))
 
 
 def _tree(title: str, planned: Sequence[Any]) -> Tree:
@@ -177,7 +177,7 @@ def _run(client: Client, source: str, graph: Any, path: Path, alone: bool) -> in
     began = time.monotonic()
     handles = client.submit_many(tasks_of(planned, graph.name), batch=None)
     reused = sum(handle.known for handle in handles)
-    talk(f"{graph.name}: {len(handles)} tasks submitted, {reused} of them known already")
+    talk(f"{graph.name}: {counted(len(handles), 'task')} submitted, {reused} of them known already")
     if warn(handles) and alone:
         return NOTHING_RUNS_IT
     follow(client, [handle.id for handle in handles], [one.name for one in planned])

@@ -17,7 +17,7 @@ from corral.cli.options import (
     complete_task,
     connected,
 )
-from corral.cli.output import Output, talk
+from corral.cli.output import Output, counted, talk
 from corral.cli.root import Noun
 
 if TYPE_CHECKING:
@@ -339,8 +339,9 @@ def _selected(
     found = client.tasks(wanted, kind=kind, project=project, limit=ALL)
     if found and not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError(f"{len(found)} tasks match; add --yes to {verb} them all.")
-        click.confirm(f"{verb} {len(found)} tasks?", abort=True, err=True)
+            many = counted(len(found), "task")
+            raise click.UsageError(f"This would {verb} {many}; add --yes to do it.")
+        click.confirm(f"{verb} {counted(len(found), 'task')}?", abort=True, err=True)
     return [view.id for view in found]
 
 
@@ -377,13 +378,16 @@ def _changed(client: Client, out: Output, verb: str, meant: Sequence[str], done:
     unchanged = dict(done.unchanged) if done else {}
     if not meant:
         talk(f"There was nothing to {verb}.")
-    for id, why in unchanged.items():
-        talk(f"{id} was left as it is: {why}")
+    refused = None
     if unchanged and not changed:
         [view] = client.show([next(iter(unchanged))])
         if (verb, view.state.value) != ("cancel", "cancelled"):
             action = {"cancel": "be cancelled", "retry": "be run again"}[verb]
-            error = WrongState(id=view.id, state=view.state.value, action=action)
-            tell(error)
-            return error.exit_status
+            refused = WrongState(id=view.id, state=view.state.value, action=action)
+            del unchanged[view.id]  # the error tells of it
+    for id, why in unchanged.items():
+        talk(f"{id} was left as it is: {why}")
+    if refused:
+        tell(refused)
+        return refused.exit_status
     return 0

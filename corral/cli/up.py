@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from corral.cli.output import coloured, talk
+from corral.cli.output import coloured, counted, talk
 
 if TYPE_CHECKING:
     from corral.cli.processes import LocalFleet
@@ -85,7 +85,8 @@ def _next_steps(fleet: LocalFleet, workers: int, slots: int, seconds: float) -> 
     endpoint = fleet.endpoint
     return [
         "",
-        f"Up after {seconds:.1f} s: a broker at {endpoint}, {workers} workers of {slots} slots.",
+        f"Up after {seconds:.1f} s: a broker at {endpoint}, {counted(workers, 'worker')} "
+        f"with {counted(slots, 'slot')} each.",
         *(
             [f"REST: {fleet.gateway}/api/v1/openapi.json tells what it does."]
             if fleet.gateway

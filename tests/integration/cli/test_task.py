@@ -307,7 +307,10 @@ def test_cancel_and_retry_say_what_they_changed(corral: Cli) -> None:
     refused = corral("task", "cancel", done)
     assert refused.status == 2
     assert "succeeded" in refused.err
-    assert corral("task", "retry", done).status == 2
+    again = corral("task", "retry", done)
+    assert again.status == 2
+    assert again.err.count("succeeded") == 1
+    assert corral("worker", "drain", "w1", "--deadline", "1e300").status == 2
     assert corral("task", "cancel", "no-such-task").status == 3
 
 

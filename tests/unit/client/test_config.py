@@ -151,7 +151,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert config.parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "m", "10 minutes", "-5", "nan", "inf", "1h x"])
+@pytest.mark.parametrize("text", ["", "m", "10 minutes", "-5", "nan", "inf", "1e9", "1h x"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="write 90, 10m or 1h 30m"):
         config.parse_duration(text)

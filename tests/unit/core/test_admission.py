@@ -450,7 +450,7 @@ def test_a_missing_parent_is_named(story: Story, reference: str) -> None:
     story.announces(kind())
     refused = story.client().is_refused(spec(), spec(name="child", after={"a": reference}))
     assert refused.code == "missing_parent"
-    assert refused.fields["task"] == "child"
+    assert (refused.fields["task"], refused.fields["parent"]) == ("child", reference)
 
 
 def test_a_task_without_a_name_is_named_by_its_place(story: Story) -> None:
