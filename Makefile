@@ -100,7 +100,7 @@ bench: $(INSTALLED)  ## Corral beside its peers, in an environment of its own (.
 bench-fleet:  ## the fleet beside the public Proxmox collection, in an environment of its own (.venv-bench-fleet)
 	bash bench/fleet/run.sh --write
 
-docs: $(INSTALLED)  ## write the reference pages that are made from roles and the collection
+docs: $(INSTALLED)  ## write the reference pages that are made from code
 	PYTHONPATH=playbooks/collections $(BIN)/python -m docs
 
 clean:  ## remove the environments, caches and whatever a run left behind

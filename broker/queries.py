@@ -17,6 +17,7 @@ from msgspec import structs
 
 from broker.core import views
 from broker.core.explain import explain
+from broker.store import Store
 from corral.errors import AmbiguousId, NoAttempt, NoKeys, NotFound, Usage
 from corral.messages import (
     Answer,
@@ -38,6 +39,7 @@ from corral.messages import (
     Shown,
     Status,
     StatusIs,
+    StoreView,
     TaskView,
     Unwatch,
     Watch,
@@ -235,11 +237,13 @@ class Queries:
             data=str(server.data),
             tasks={state_.value: state.counts[state_] for state_ in State},
             workers=dict(Counter(worker.status for worker in state.workers.values())),
-            kinds=views.kind_views(state),
+            kinds=views.kind_views(state, now),
             named=views.named_view(state),
             refused=dict(server.broker.refused),
             store_full=server.store.full,
             rss_bytes=psutil.Process().memory_info().rss,
+            store=_store(server.store),
+            waited=views.longest_wait(state, now),
         )
         return StatusIs(call.request, view)
 
@@ -259,6 +263,16 @@ class Queries:
         elif call.action != "list":
             raise Usage(what=f"{call.action} is none of list, add, revoke")
         return KeysAre(call.request, gate.table.listed())
+
+
+def _store(store: Store) -> StoreView:
+    used = store.usage()
+    return StoreView(
+        journal=used.journal_bytes,
+        tables=used.db_bytes,
+        blobs=used.blob_bytes,
+        free=used.free_bytes,
+    )
 
 
 def _with_size(view: TaskView, size: int) -> TaskView:

@@ -259,6 +259,8 @@ class KindView(Struct, frozen=True, kw_only=True):
     code_version: str = ""
     data_snapshot: str = ""
     content: bool = False  #: content identifies a task
+    queued: int = 0  #: tasks that may start as soon as a worker fits
+    slowest: float = 0.0  #: of attempts that run: the longest, in multiples of what was expected
 
 
 class WorkerView(Struct, frozen=True, kw_only=True):
@@ -360,6 +362,7 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str = ""  #: told, as the next two are, when the task is submitted
     project: str = ""
     priority: int = 0
+    gpus: int = 0  #: that it was given; told when it is assigned
 
 
 class SubmittedView(Struct, frozen=True, kw_only=True):
@@ -380,6 +383,15 @@ class ResultView(Struct, frozen=True, kw_only=True):
     failure: Failure | None
 
 
+class StoreView(Struct, frozen=True, kw_only=True):
+    """What the broker has on its disk, in bytes."""
+
+    journal: int  #: entries that are not folded into the tables yet
+    tables: int
+    blobs: int  #: results, and checkpoints, that are files
+    free: int  #: what the file system still gives
+
+
 class BrokerView(Struct, frozen=True, kw_only=True):
     version: str
     epoch: int
@@ -394,6 +406,8 @@ class BrokerView(Struct, frozen=True, kw_only=True):
     refused: dict[str, int] = {}  #: malformed and refused messages by reason
     store_full: bool = False
     rss_bytes: int = 0
+    store: StoreView | None = None
+    waited: float | None = None  #: seconds that the next task in line has waited, in the worst line
 
 
 class KeyView(Struct, frozen=True, kw_only=True):

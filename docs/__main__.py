@@ -1,7 +1,8 @@
-"""`make docs` writes the pages of docs/reference that say what code takes: roles and collection.
+"""`make docs` writes the pages of docs/reference that say what code takes and tells.
 
 Roles are described by their meta/argument_specs.yml and defaults, modules and the inventory plugin
-by their own documentation. All other pages are written by hand.
+by their own documentation, metrics by their table and the alert rules. All other pages are written
+by hand.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible_collections.corral.fleet.plugins.module_utils import arguments
+from jinja2 import Environment, FileSystemLoader
+
+from corral.gateway.figures import FIGURES
+from corral.gateway.metrics import PROCESS
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -145,7 +150,49 @@ def _given(option: Mapping[str, Any]) -> str:
     return f"`{_flow(option['default'])}`" if option.get("default") is not None else ""
 
 
-# --- both ----------------------------------------------------------------------------------------
+# --- metrics -------------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    """Every figure that Prometheus is told, and every alert."""
+    templates = Environment(loader=FileSystemLoader(ROOT / "templates" / "prometheus"))
+    rules = templates.get_template("corral-rules.yml.j2")
+    groups = yaml.safe_load(rules.render(monitoring_workers=["WORKER"]))["groups"]
+    parts = [
+        "# Metrics and alerts",
+        HEAD.format(source="`corral/gateway/figures.py` and `templates/prometheus`"),
+        "The gateway tells of the whole fleet at `/metrics`, for who has a viewer's token."
+        " [Monitoring](../how-to/monitoring.md) says how Prometheus, Grafana and a phone are"
+        " connected to it, and what to do at each alert.",
+        "Counters begin at 0 with the gateway. At most 100 kinds have a name of their own, further"
+        " ones are `other`; no label holds a task's id.",
+        "## Figures",
+        _table(
+            ["metric", "type", "labels", "what it is"],
+            [[f"`{one.name}`", one.kind, _codes(one.labels), one.tells] for one in FIGURES],
+        ),
+        "And of the gateway's own process: "
+        + _codes(sample.name for one in PROCESS.collect() for sample in one.samples)
+        + ".",
+        "What a machine does beside Corral (its network, what its cores really do) is the node"
+        " exporter's matter: workers listen on nothing. What is spooled on a worker cannot be told"
+        " here: results are spooled while the broker is away.",
+        "## Alerts",
+        _table(
+            ["alert", "severity", "for", "when"],
+            [
+                [f"`{rule['alert']}`", rule["labels"]["severity"], rule["for"], f"`{rule['expr']}`"]
+                for group in groups
+                for rule in group["rules"]
+            ],
+        ),
+        "`CorralWorkerMissing` is there for each worker of the inventory, and the 1 in"
+        " `CorralFewWorkers` is their number; without an inventory, it is how many are registered.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+# --- all -----------------------------------------------------------------------------------------
 
 
 def _flat(
@@ -192,6 +239,10 @@ def _flow(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def _table(head: Row, rows: Sequence[Row]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
@@ -206,7 +257,11 @@ def _yaml(file: Path) -> dict[str, Any]:
     return read
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"roles.md": roles, "collection.md": collection}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "roles.md": roles,
+    "collection.md": collection,
+    "metrics.md": metrics,
+}
 
 
 def main(folder: Path) -> None:

@@ -16,6 +16,8 @@ from corral.errors import NotFound
 from corral.messages import AttemptView, GpuView, KindView, Step, TaskView, WorkerView
 from corral.tasks import State
 
+SHORTEST = 1.0  # seconds: what is expected to be shorter is judged as if it were this long
+
 
 def no_task(state: BrokerState, name: str) -> NotFound:
     """What to say when neither memory nor store has a task."""
@@ -172,12 +174,16 @@ def _worker_view(
     )
 
 
-def kind_views(state: BrokerState) -> list[KindView]:
+def kind_views(state: BrokerState, now: float) -> list[KindView]:
     """Every kind that was ever announced."""
     serving: Counter[str] = Counter()
     for worker in state.workers.values():
         if worker.open:
             serving.update(worker.kinds)
+    queued: Counter[str] = Counter()
+    for klass in state.queue.active.values():
+        queued[klass.kind] += klass.size
+    slowest = _slowest(state, now)
     return [
         KindView(
             kind=kind.kind,
@@ -185,10 +191,36 @@ def kind_views(state: BrokerState) -> list[KindView]:
             code_version=kind.code_version,
             data_snapshot=kind.data_snapshot,
             content=kind.content,
+            queued=queued[kind.kind],
+            slowest=round(slowest.get(kind.kind, 0.0), 2),
         )
         for entry in state.catalog.entries.values()
         for kind in (entry.kind,)
     ]
+
+
+def _slowest(state: BrokerState, now: float) -> dict[str, float]:
+    """Kind -> how often the time that was expected its slowest attempt has run.
+
+    Only attempts that are known to have begun: others may stand in a worker's run-queue.
+    """
+    slowest: dict[str, float] = {}
+    for attempt in state.attempts.values():
+        booking = attempt.booking
+        if booking.klass is None or not (attempt.started or not booking.worker.native):
+            continue
+        expected = booking.klass.estimates[booking.variant].seconds
+        if expected is not None:
+            ratio = (now - attempt.at) / max(expected, SHORTEST)
+            slowest[booking.klass.kind] = max(ratio, slowest.get(booking.klass.kind, 0.0))
+    return slowest
+
+
+def longest_wait(state: BrokerState, now: float) -> float | None:
+    """Seconds that the next task in line has waited, in the line where that is longest."""
+    lanes = (lane for klass in state.queue.active.values() for lane in klass.lanes.values())
+    since = min((lane.head().since for lane in lanes if lane.size), default=None)
+    return None if since is None else max(0.0, now - since)
 
 
 def named_view(state: BrokerState) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,9 @@ door      who may come in: host, origin, token, rate; headers and the audit line
 problems  what a refusal looks like (RFC 9457)
 upstream  the one connection to the broker, and since when it is away
 page      what a page shows, folded from updates; pure
+tally     what happened to tasks, counted; pure
+figures   what Prometheus is told, as a table
+metrics   those figures, written when it asks
 stream    that page as server-sent events
 app, serving, __main__   all of it joined, started and stopped; the command `corral-gateway`
 """

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.errors import CorralError
-from corral.gateway import compat, fleet, openapi, tasks
+from corral.gateway import compat, fleet, metrics, openapi, tasks
 from corral.gateway.door import Guests
 from corral.gateway.problems import Defect, NoSuchPath, WrongVerb, moment
 from corral.gateway.routes import Ask, Resource, refuse, respond
@@ -96,6 +96,7 @@ def build(upstream: Upstream, hub: Hub, guests: Guests, max_body: int) -> ASGIAp
         routes=[
             *(route(_pattern(path), there) for path, there in places.items()),
             route("/health", {"GET": HEALTH}),  # where a network check looks for it
+            route("/metrics", {"GET": metrics.RESOURCE}),  # where Prometheus looks
         ],
         exception_handlers={
             CorralError: _refused,

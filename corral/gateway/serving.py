@@ -21,7 +21,9 @@ from corral.client import AsyncClient
 from corral.config import Settings
 from corral.gateway.app import build
 from corral.gateway.door import LOOPBACK, Door, Guests, Pace, Tokens
+from corral.gateway.metrics import Counted
 from corral.gateway.stream import Hub
+from corral.gateway.tally import Tally
 from corral.gateway.upstream import Upstream
 from corral.systemd import Systemd
 
@@ -50,10 +52,11 @@ async def serve(
     hub = Hub(upstream.page, mine.streams)
     app = build(upstream, hub, guests, mine.max_body)
     door = Door(app, guests, hosts, Pace(mine.rate), audit)
-    server = _server(door)
+    server = _server(Counted(door, upstream.tally))
     systemd = Systemd()
     background = [
-        asyncio.create_task(one) for one in (upstream.run(), hub.run(), _watchdog(systemd))
+        asyncio.create_task(one)
+        for one in (upstream.run(), hub.run(), _watchdog(systemd, upstream.tally))
     ]
 
     def stop() -> None:
@@ -89,10 +92,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(door: Door) -> _Server:
+def _server(app: Counted) -> _Server:
     return _Server(
         uvicorn.Config(
-            door,
+            app,
             http="h11",
             ws="none",
             lifespan="off",
@@ -105,8 +108,10 @@ def _server(door: Door) -> _Server:
     )
 
 
-async def _watchdog(systemd: Systemd) -> None:
-    """Tell systemd that the loop turns."""
+async def _watchdog(systemd: Systemd, tally: Tally) -> None:
+    """Tell systemd that the loop turns, and note by how much it came late."""
     while True:
-        systemd.turned(time.monotonic())
+        began = time.monotonic()
+        systemd.turned(began)
         await asyncio.sleep(BEAT)
+        tally.lags.append(time.monotonic() - began - BEAT)

@@ -1,8 +1,8 @@
-"""The one connection to the broker: a client like any other, and the page that it keeps current.
+"""The one connection to the broker: a client like any other, and what it keeps current.
 
 Nobody else of the gateway connects. While the broker is away every call is refused at once with
-the time since when; the connection is made again by itself, and the page goes on from the last
-durable change that it has seen.
+the time since when; the connection is made again by itself, and page and tally go on from the last
+durable change that was seen.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from corral.client import AsyncClient
 from corral.errors import BrokerUnreachable, CorralError, NotFound
 from corral.gateway.page import Page
 from corral.gateway.problems import BrokerAway, moment
+from corral.gateway.tally import Tally
 from corral.messages import Update
 
 log = logging.getLogger("corral.gateway")
@@ -36,6 +37,7 @@ class Upstream:
         now = time.time()
         self.endpoint = endpoint
         self.page = Page(now)
+        self.tally = Tally()
         self.watched = 0  #: open streams: without one nobody needs the workers each second
         self.ready = asyncio.Event()  #: the broker was heard once
         self._connect = connect
@@ -84,6 +86,7 @@ class Upstream:
         folded = 0
         async for change in client.changes(client.subscribe([], self._seq)):
             self.page.fold(change)
+            self.tally.fold(change)
             if isinstance(change, Update):
                 self._seq = change.seq
             folded += 1
@@ -98,6 +101,7 @@ class Upstream:
                     view = await client.status()
                     self._heard()
                     self.page.see_broker(view)
+                    self.tally.begin(view)
                     if self.watched:
                         self.page.see_workers(await client.workers())
                         await self._look_up(client)

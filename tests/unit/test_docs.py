@@ -33,7 +33,7 @@ def test_pages_made_from_code_are_current(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "docs", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, **path}, check=True)
     made = sorted(file.name for file in tmp_path.iterdir())
-    assert made == ["collection.md", "roles.md"]
+    assert made == ["collection.md", "metrics.md", "roles.md"]
     for name in made:
         assert read(REFERENCE / name) == read(tmp_path / name), "type: make docs"
 
@@ -87,6 +87,12 @@ def test_the_variables_that_a_playbook_names_are_told(playbook: str) -> None:
     code = read(ROOT / "playbooks" / playbook)
     typed = set(re.findall(r"-e (\w+)=", "\n".join(re.findall(r"^#.*$", code, re.M))))
     assert typed <= told
+
+
+def test_it_is_told_what_to_do_at_each_alert() -> None:
+    alerts = re.findall(r"alert: (\w+)", read(ROOT / "templates/prometheus/corral-rules.yml.j2"))
+    rows = re.findall(r"^\| `(Corral\w+)` \|", read(ROOT / "docs/how-to/monitoring.md"), re.M)
+    assert sorted(rows) == sorted(alerts)
 
 
 def test_every_bad_input_has_the_tests_that_the_page_names() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from msgspec import Raw, structs
 
-from broker.core.views import kind_views, named_view, record_view, story, task_view, worker_views
+from broker.core.views import (
+    kind_views,
+    longest_wait,
+    named_view,
+    record_view,
+    story,
+    task_view,
+    worker_views,
+)
 from corral.messages import DrainWorker
 from corral.settings import BrokerSettings
 from corral.tasks import State, Variant, needs
@@ -125,11 +133,11 @@ def test_a_plain_worker_has_not_said_what_it_has(story: Story) -> None:
 
 def test_kinds_are_shown_with_how_many_open_workers_serve_them(story: Story) -> None:
     worker = story.worker("w1")
-    found = {view.kind: view for view in kind_views(story.state)}
+    found = {view.kind: view for view in kind_views(story.state, story.now)}
     assert found["work"].workers == 1
     story.client().drains("w1")
     worker.takes(DrainWorker)
-    assert {view.kind: view.workers for view in kind_views(story.state)}["work"] == 0
+    assert {view.kind: view.workers for view in kind_views(story.state, story.now)}["work"] == 0
 
 
 def test_named_resources_are_shown_with_what_is_used() -> None:
@@ -147,3 +155,47 @@ def test_params_that_nobody_can_read_are_shown_as_none(story: Story) -> None:
     task.spec = structs.replace(task.spec, params=Raw(b"\xc1"))
     assert task_view(story.state, task).params is None
     task.spec = structs.replace(task.spec, params=packed({}))
+
+
+def test_a_kind_tells_how_many_wait_and_how_slow_its_slowest_attempt_is(story: Story) -> None:
+    worker, client = story.worker("w1", slots=2, cpus=2.0), story.client()
+    for _ in range(5):
+        id = client.submit("work")
+        worker.gets(id)
+        worker.ends(id, seconds=2.0)
+
+    def shown() -> tuple[int, float]:
+        found = {view.kind: view for view in kind_views(story.state, story.now)}
+        return found["work"].queued, found["work"].slowest
+
+    assert shown() == (0, 0.0)
+    first, second, third = (client.submit("work") for _ in range(3))
+    worker.gets(first, second)
+    assert shown() == (1, 0.0)  # neither is known to have begun
+    worker.begins(first)
+    story.later(5.0)
+    assert shown() == (1, 2.5)
+    assert story.task(third).state is State.QUEUED
+
+
+def test_what_is_expected_to_be_short_is_judged_as_a_second(story: Story) -> None:
+    worker, client = story.worker("w1"), story.client()
+    for _ in range(5):
+        id = client.submit("work")
+        worker.gets(id)
+        worker.ends(id, seconds=0.001)
+    id = client.submit("work")
+    worker.gets(id)
+    worker.begins(id)
+    story.later(1.5)
+    assert kind_views(story.state, story.now)[0].slowest == 1.5
+
+
+def test_the_longest_wait_is_that_of_the_task_that_is_next_in_its_line(story: Story) -> None:
+    client = story.client()
+    story.announces(kind("work"), kind("other"))
+    assert longest_wait(story.state, story.now) is None
+    client.submit("work")
+    story.later(3.0)
+    client.submit("other")
+    assert longest_wait(story.state, story.now) == 3.0
