@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from corral.client import Client, Handle, Outcome
     from corral.messages import TaskView
-    from corral.tasks import Task
 
 SHOWN_ROWS = 15  # of the leaderboard
 SHOWN_FAILURES = 10
@@ -91,7 +90,7 @@ def submit(client: Client, out: Output, source: str) -> int:
 
     pipelines = importlib.import_module("corral.research.pipeline")
     graph = pipelines.load(source)
-    handles = client.submit_many(tasks_of(pipelines.expand(graph), graph.name), batch=None)
+    handles = client.submit_many(pipelines.submission(graph), batch=None)
     warned = warn(handles)
     print_submitted(out, handles, one=False)
     talk(f"Follow it to its report: corral pipeline run {source}")
@@ -134,24 +133,6 @@ def _tree(title: str, planned: Sequence[Any]) -> Tree:
     return tree
 
 
-def tasks_of(planned: Sequence[Any], project: str) -> list[Task]:
-    """Planned tasks as one submission; parents by their place in it."""
-    from corral.tasks import Task
-
-    place = {one.name: index for index, one in enumerate(planned)}
-    return [
-        Task(
-            kind=one.kind,
-            params=one.params,
-            after={alias: f"#{place[parent]}" for alias, parent in one.after.items()},
-            needs=one.needs,
-            project=project,
-            name=one.name,
-        )
-        for one in planned
-    ]
-
-
 @contextlib.contextmanager
 def _client(local: bool, data: Path, broker: str | None, key: str | None) -> Iterator[Client]:
     """A client of the configured broker, or of a private one for the length of the run."""
@@ -175,7 +156,7 @@ def _run(client: Client, source: str, graph: Any, path: Path, alone: bool) -> in
     pipelines = importlib.import_module("corral.research.pipeline")
     planned = pipelines.expand(graph)
     began = time.monotonic()
-    handles = client.submit_many(tasks_of(planned, graph.name), batch=None)
+    handles = client.submit_many(pipelines.submission(graph), batch=None)
     reused = sum(handle.known for handle in handles)
     talk(f"{graph.name}: {counted(len(handles), 'task')} submitted, {reused} of them known already")
     if warn(handles) and alone:

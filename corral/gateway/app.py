@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.errors import CorralError
-from corral.gateway import compat, fleet, metrics, openapi, tasks
+from corral.gateway import compat, fleet, metrics, openapi, pipelines, tasks
 from corral.gateway.door import Guests
 from corral.gateway.problems import Defect, NoSuchPath, WrongVerb, moment
 from corral.gateway.routes import Ask, Resource, refuse, respond
@@ -47,6 +47,7 @@ RESOURCES: Sequence[Resource] = (
     HEALTH,
     Resource("GET", "/openapi.json", description, dict[str, Any]),
     *tasks.RESOURCES,
+    *pipelines.RESOURCES,
     *compat.RESOURCES,  # before the next: /workers/health is no worker
     *fleet.RESOURCES,
 )

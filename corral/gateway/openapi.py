@@ -20,7 +20,10 @@ from corral.jsons import as_written
 
 BASE = "/api/v1"
 _REF = "#/components/schemas/{name}"
-_IN_PATH = {"id": "A task: its id, a unique prefix of it, or `last`.", "name": "A worker."}
+_IN_PATH = {
+    "id": "A task: its id, a unique prefix of it, or `last`.",
+    "name": "A worker, or a pipeline.",
+}
 
 
 def document(resources: Sequence[Resource]) -> dict[str, Any]:

@@ -143,6 +143,10 @@ class Page:
 
     # --- what is asked ------------------------------------------------------------------
 
+    def rows(self) -> list[Row]:
+        """The tasks in the window."""
+        return list(self._rows.values())
+
     def everything(self) -> Frame:
         """The whole window."""
         return Frame(

@@ -34,7 +34,7 @@ from corral.research.schema import (
     TrainModel,
     WalkForward,
 )
-from corral.tasks import Needs, force_gpu, needs, prefer_gpu
+from corral.tasks import Needs, Task, force_gpu, needs, prefer_gpu
 
 FOLDER = Path(__file__).with_name("pipelines")
 
@@ -124,6 +124,23 @@ def expand(pipeline: Pipeline) -> list[Planned]:
                 train = plan("train", model, {**of, "family": family}, {"select": select})
                 plan("backtest", model, {}, {"model": train})
     return tasks
+
+
+def submission(pipeline: Pipeline) -> list[Task]:
+    """The same as one submission: a project of the pipeline's name, parents by their place."""
+    planned = expand(pipeline)
+    place = {one.name: index for index, one in enumerate(planned)}
+    return [
+        Task(
+            kind=one.kind,
+            params=one.params,
+            after={alias: f"#{place[parent]}" for alias, parent in one.after.items()},
+            needs=one.needs,
+            project=pipeline.name,
+            name=one.name,
+        )
+        for one in planned
+    ]
 
 
 def _shared(pipeline: Pipeline) -> dict[str, Any]:

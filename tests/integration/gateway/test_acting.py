@@ -158,3 +158,42 @@ def test_only_json_of_a_fair_size_is_read(rest: httpx.Client) -> None:
     pieces = (large[start : start + 65536] for start in range(0, len(large), 65536))
     in_pieces = rest.post("/tasks", content=pieces, headers=head)
     assert in_pieces.status_code == 413
+
+
+# --- pipelines --------------------------------------------------------------------------
+
+
+def test_a_pipeline_is_submitted_listed_and_shown_as_a_graph(rest: httpx.Client) -> None:
+    yaml = "name: over rest\nsymbols: [AAPL]\ntargets: [up_5d]\nfamilies: [ridge]\n"
+    answer = rest.post("/pipelines", json={"yaml": yaml})
+    assert answer.status_code == 201, answer.text
+    ids = [task["id"] for task in answer.json()["tasks"]]
+    assert (answer.json()["name"], len(ids)) == ("over rest", 4)
+    graph = rest.get("/pipelines/over%20rest").json()
+    assert [place["id"] for place in graph["graph"]] == ids
+    assert [list(place["after"].values()) for place in graph["graph"]] == [
+        [], *([id] for id in ids[:3])
+    ]  # fmt: skip
+    until(
+        "it is listed",
+        lambda: "over rest" in [one["name"] for one in rest.get("/pipelines").json()],
+    )
+    again = rest.post("/pipelines", json={"yaml": yaml}).json()
+    assert again["reused"] == 4
+    rest.post("/tasks/cancel", json={"project": "over rest", "confirm": 4})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ({}, 400, "either `shipped` or `yaml`"),
+        ({"shipped": "../demo"}, 404, "demo"),
+        ({"yaml": "name: x\nsymbols: [AAPL]\ntargets: [up_5d]\nfamilies: [oracle]\n"}, 422, "4"),
+        ({"yaml": "name: [unclosed"}, 422, "line"),
+    ],
+)
+def test_what_is_no_pipeline_is_refused(
+    rest: httpx.Client, body: dict[str, str], status: int, told: str
+) -> None:
+    answer = rest.post("/pipelines", json=body)
+    assert (answer.status_code, told in answer.json()["detail"]) == (status, True), answer.text
