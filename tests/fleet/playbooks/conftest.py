@@ -6,20 +6,10 @@ that is not there.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.fleet.playbooks.fleet import WORKERS, as_wanted, destroy
 from tests.fleet.site import Site
-
-#: whole fleets come and go in these: minutes each, so they are test-long's
-LONG = {"test_backup.py", "test_interrupted.py", "test_speed.py"}
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the long ones out of `make test`."""
-    return True if collection_path.name in LONG and not config.getoption("long") else None
 
 
 @pytest.fixture
