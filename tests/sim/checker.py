@@ -201,7 +201,7 @@ class Checker(Outside):
 
     def _leased(self, heard: float, limit: float) -> tuple[float, float]:
         """Since when silence counts, and how long it may last; longer just after a restart."""
-        if heard < self.broker_up:
+        if heard <= self.broker_up:  # at that very moment: the turn that heard it was undone
             return self.broker_up, max(limit, self.settings["adoption_window"])
         return heard, limit
 

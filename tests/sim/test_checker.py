@@ -317,6 +317,22 @@ def restarted(history: History, back: float) -> None:
         entry["at"] = at + 2.0 + back + second
 
 
+def reloaded(history: History, silent: float) -> None:
+    """The broker could not write, and read its journal again; then w2 is silent."""
+    at = find(history, "start", id="b")
+    moment = history[at].get("at", float(at)) + 1.0
+    history[at + 1 : at + 1] = [
+        {"what": "reloaded", "at": moment},
+        {"what": "contact", "worker": "w2", "since": moment, "at": moment + silent},
+    ]
+    for second, entry in enumerate(history[at + 3 :]):
+        entry["at"] = moment + silent + 1.0 + second
+
+
+def silent_after_a_reload(history: History) -> None:
+    reloaded(history, silent=40.0)
+
+
 def given_up_while_the_broker_stood_still(history: History) -> None:
     """31 s after a restart, 12 s of which the broker heard nobody."""
     at = find(history, "end", id="b")
@@ -407,6 +423,7 @@ WRONG: list[tuple[str, Callable[[History], None]]] = [
     ("P8", run_in_a_way_of_its_own),
     ("P8", run_as_another_task),
     ("P11", drained_and_given_more),
+    ("P10", silent_after_a_reload),
     ("P12", given_up_too_early),
     ("P12", given_up_while_the_broker_stood_still),
     ("P12", stopped_while_current),
@@ -424,6 +441,12 @@ def test_the_time_to_come_back_is_longer_by_what_the_broker_stood_still() -> Non
     at = find(history, "contact")
     stood = history[at - 1]["at"] + 1.0
     history.insert(at, {"what": "stalled", "at": stood, "until": stood + 25.0})
+    judge(history)
+
+
+def test_who_was_heard_in_the_turn_that_was_undone_has_the_time_to_come_back() -> None:
+    history = life()
+    reloaded(history, silent=28.0)
     judge(history)
 
 
