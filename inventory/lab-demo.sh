@@ -13,7 +13,7 @@ notes=$(mktemp -d)
 trap 'rm -r "$notes"' EXIT
 
 chapter() { printf '\n===== %s   [%d:%02d]\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
-run() { printf '\n$ %s\n' "$*" && "$@"; }
+run() { printf '\n$ %s\n' "$*" >&2 && "$@"; }
 play() { run ansible-playbook "playbooks/$1.yml" "${@:2}"; }
 
 expect() { # what it is, how many are wanted, how many are seen
@@ -27,6 +27,7 @@ submit() { # a file for the ids, how many, seconds that each takes
     printf -- '--> %d tasks of %s s are accepted\n' "$(wc -l <"$1")" "$3"
 }
 well_ended() { corral task list --state succeeded --all -o name | grep -cxFf "$1" || true; }
+there() { ansible-inventory --host "$1" >/dev/null 2>&1; }
 wait_for() { xargs corral task watch <"$1" >/dev/null; }
 
 chapter "a template, a broker and three workers"
@@ -62,6 +63,7 @@ run ansible broker --connection local -m ansible.builtin.uri -a '{
     "method": "DELETE",
     "ca_path": "{{ lookup(\"env\", \"PROXMOX_CA_FILE\") }}",
     "headers": {"Authorization": "PVEAPIToken={{ lookup(\"env\", \"PROXMOX_TOKEN_ID\") }}={{ lookup(\"env\", \"PROXMOX_TOKEN_SECRET\") }}"}}'
+while there broker; do sleep 1; done # its task ends after the call
 play restore
 expect "results from before, still there" 300 "$(well_ended "$notes/first")"
 wait_for "$notes/second"
