@@ -69,16 +69,16 @@ def process(
         stop(child)
 
 
-def await_true(condition: Callable[[], bool], what: str) -> None:
+def await_true(condition: Callable[[], bool], what: str, seconds: float = READY_SECONDS) -> None:
     """Waits until a condition holds.
 
     Raises:
-        BenchError: it did not within a minute.
+        BenchError: it did not in time.
     """
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise BenchError(f"after {READY_SECONDS:g} s it is still not so that {what}")
+            raise BenchError(f"after {seconds:g} s it is still not so that {what}")
         time.sleep(0.02)
 
 

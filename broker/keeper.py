@@ -172,9 +172,9 @@ class Keeper:
         return self.journal_bytes > 0 and now - self._appended > FOLD_IDLE
 
     def _fold_some(self, state: BrokerState) -> None:
-        ids, rest = self._pass[:FOLD_ROWS], self._pass[FOLD_ROWS:]
+        ids = self._pass[-FOLD_ROWS:]
         rows = [self._row(state, state.tasks[id]) for id in ids if id in state.tasks]
-        if rest:
+        if len(ids) < len(self._pass):
             self.store.fold(self.store.epoch, rows)
         else:
             # Rows of this pass hold everything up to its beginning, so that much may go.
@@ -183,7 +183,7 @@ class Keeper:
             self.journal_bytes -= self._pass_bytes
             self._folding = False
             self._let_go(state)
-        self._pass = rest
+        del self._pass[-FOLD_ROWS:]  # from the end: what stays of a million ids is not copied
         self.tables = True
 
     def _row(self, state: BrokerState, task: TaskRecord) -> Row:

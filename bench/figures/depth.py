@@ -24,6 +24,7 @@ BURST = 60_000
 BURSTS = 5
 WORKERS = ("w1", "w2")
 IDLE_SECONDS = 0.5  # without work, so that a burst pays for nothing that was put off before it
+REST_SECONDS = 300.0  # in which the journal of a million tasks has become rows
 
 
 class Fleet:
@@ -50,7 +51,7 @@ class Fleet:
     def fill(self, depth: int) -> None:
         """Queues low-priority tasks up to that depth; a few ran before the last drain."""
         self.caller.submit(depth - self.caller.status().tasks.get("queued", 0))
-        await_true(self._idle, "the broker rests")
+        await_true(self._idle, "the broker rests", REST_SECONDS)
 
     def _idle(self) -> bool:
         before = cpu_seconds((self._broker,))
