@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -183,30 +182,31 @@ async def logs(ask: Ask) -> ASGIApp:
     asked: LogQuery = ask.query
     id = (await _view(ask)).id
     pieces = ask.upstream.client.logs(id, asked.attempt, asked.follow)
+    assert isinstance(pieces, AsyncGenerator)
     first = await anext(pieces, b"")  # what is wrong is told before the answer begins
     return StreamingResponse(_until_closing(ask, first, pieces), media_type=LOG.media_type)
 
 
 async def _until_closing(
-    ask: Ask, first: bytes, rest: AsyncIterator[bytes]
+    ask: Ask, first: bytes, rest: AsyncGenerator[bytes, None]
 ) -> AsyncIterator[bytes]:
-    """The pieces, but no longer than the gateway runs."""
+    """The pieces, but no longer than the gateway runs, or the reader stays."""
     closing = asyncio.create_task(ask.hub.closing.wait())
+    piece: asyncio.Future[bytes | None] | None = None
     try:
-        async with aclosing(rest):  # type: ignore[type-var]  # it is a generator
-            yield first
-            while not closing.done():
-                piece = asyncio.ensure_future(anext(rest, None))
-                await asyncio.wait({piece, closing}, return_when=asyncio.FIRST_COMPLETED)
-                if not piece.done():
-                    piece.cancel()
-                    await asyncio.gather(piece, return_exceptions=True)
-                    return
-                if (data := piece.result()) is None:
-                    return
-                yield data
+        yield first
+        while not closing.done():
+            piece = asyncio.ensure_future(anext(rest, None))
+            await asyncio.wait({piece, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not piece.done() or (data := piece.result()) is None:
+                return
+            yield data
     finally:
         closing.cancel()
+        if piece is not None and not piece.done():
+            piece.cancel()  # and with it what makes the pieces, which cannot be closed at work
+        else:
+            await rest.aclose()
 
 
 async def result(ask: Ask) -> Told:

@@ -14,9 +14,10 @@ import pytest
 from corral.client import Client
 from corral.messages import BrokerView, Explanation, ResultView, TaskView, WorkerView
 from corral.tasks import State, Task
+from tests.integration.conftest import until
 from tests.integration.gateway.conftest import House
 from tests.support.daemon import environment
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import PATIENCE, Gateway
 from tests.support.told import told
 
 BIN = Path(sys.executable).parent
@@ -137,3 +138,15 @@ def test_every_answer_carries_the_headers_that_browsers_heed(rest: httpx.Client)
         assert headers["cache-control"] == "no-store"
         assert "server" not in headers
         assert "access-control-allow-origin" not in headers
+
+
+def test_one_who_leaves_a_log_that_goes_on_leaves_no_error(house: House, tmp_path: Path) -> None:
+    chatter = {"kind": "chatter", "params": {"words": "on and on", "seconds": 3600.0}}
+    with Gateway(tmp_path, house.fleet.endpoint) as gateway, gateway.client() as rest:
+        id = rest.post("/tasks", json=chatter).json()["id"]
+        until("it runs", lambda: rest.get(f"/tasks/{id}").json()["state"] == "running")
+        for _ in range(10):
+            with rest.stream("GET", f"/tasks/{id}/logs?follow=true") as log:
+                assert b"on and on" in next(log.iter_bytes())
+        rest.post(f"/tasks/{id}/cancel")
+        gateway.stop()  # looks at what it wrote meanwhile
