@@ -7,6 +7,8 @@ openapi   the document that is made from those tables
 door      who may come in: host, origin, token, rate; headers and the audit line
 problems  what a refusal looks like (RFC 9457)
 upstream  the one connection to the broker, and since when it is away
+trends    what was over time: depth of the queue, progress of tasks; pure
+dashboard the files of the dashboard in `web/`, and how a browser signs in
 page      what a page shows, folded from updates; pure
 tally     what happened to tasks, counted; pure
 figures   what Prometheus is told, as a table

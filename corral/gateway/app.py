@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from msgspec import Struct
@@ -17,8 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.errors import CorralError
-from corral.gateway import compat, fleet, metrics, openapi, pipelines, tasks
-from corral.gateway.door import Guests
+from corral.gateway import compat, dashboard, fleet, metrics, openapi, pipelines, tasks
+from corral.gateway.door import LOCAL, Guests
 from corral.gateway.problems import Defect, NoSuchPath, WrongVerb, moment
 from corral.gateway.routes import Ask, Resource, refuse, respond
 from corral.gateway.stream import Hub
@@ -37,6 +38,22 @@ async def health(ask: Ask) -> Health:
     return Health(healthy=ask.upstream.away_since is None, timestamp=moment(time.time()))
 
 
+class Me(Struct, frozen=True, kw_only=True):
+    """Who asks, as the gateway sees it."""
+
+    name: str
+    role: str  #: viewer, client or operator
+    signed_in: bool  #: by a token; False where none is needed
+    version: str  #: of this gateway
+
+
+async def me(ask: Ask) -> Me:
+    """Tell who asks and what they may do."""
+    caller = ask.caller
+    signed_in = caller.name != LOCAL
+    return Me(name=caller.name, role=caller.role, signed_in=signed_in, version=version("corral"))
+
+
 async def description(ask: Ask) -> dict[str, Any]:
     """Give this document."""
     return openapi.document(RESOURCES)
@@ -46,6 +63,7 @@ HEALTH = Resource("GET", "/health", health, Health)
 RESOURCES: Sequence[Resource] = (
     HEALTH,
     Resource("GET", "/openapi.json", description, dict[str, Any]),
+    Resource("GET", "/me", me, Me),
     *tasks.RESOURCES,
     *pipelines.RESOURCES,
     *compat.RESOURCES,  # before the next: /workers/health is no worker
@@ -98,6 +116,7 @@ def build(upstream: Upstream, hub: Hub, guests: Guests, max_body: int) -> ASGIAp
             *(route(_pattern(path), there) for path, there in places.items()),
             route("/health", {"GET": HEALTH}),  # where a network check looks for it
             route("/metrics", {"GET": metrics.RESOURCE}),  # where Prometheus looks
+            *dashboard.routes(guests.known),
         ],
         exception_handlers={
             CorralError: _refused,

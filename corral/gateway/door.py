@@ -4,7 +4,8 @@ Without tokens whoever can reach the port may act, so the port is on loopback an
 are looked at. The name in `Host` must be one of ours: a page of another site may have its own name
 resolve to 127.0.0.1, but its browser still tells that name. And where a browser says which site a
 page is of (`Origin`, `Sec-Fetch-Site`), only our own may act. With tokens the first is needless,
-since no browser adds a token by itself.
+since a browser adds a token by itself to this gateway's own name alone; the second is looked at
+always, since it does so for a page of another port too.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corral import jsons, tokens
 from corral.errors import CorralError
+from corral.gateway.dashboard import COOKIE, SIGN_IN, asked, wants_page
 from corral.gateway.problems import CrossSite, NoToken, TooFast, WrongHost, moment
 from corral.gateway.routes import Caller, refuse
 
 log = logging.getLogger("corral.gateway")
 
-OPEN = "/api/v1/health"  #: all that a stranger may ask for
+#: all that a stranger may ask for
+OPEN = frozenset({("GET", "/api/v1/health"), ("HEAD", "/api/v1/health"), ("POST", SIGN_IN)})
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 LOCAL = "local"  #: what a caller is called where no token is needed
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -109,17 +113,21 @@ class Guests:
             NoToken: that cannot be told.
         """
         address = scope["client"][0] if scope.get("client") else ""
-        if scope["path"] == OPEN:
+        if (scope["method"], scope["path"]) in OPEN:
             return Caller("", "viewer", address)
         if self.table is None:
             return Caller(LOCAL, "operator", address)
-        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        token = _shown(scope)
+        if not token:
             raise NoToken(why="none was shown")
-        found = self.table.get(token.strip())
+        found = self.table.get(token)
         if found is None:
             raise NoToken(why="the one that was shown is unknown or was revoked")
         return Caller(found.name, found.role, address)
+
+    def known(self, token: str) -> tokens.Token | None:
+        """What is known of a token that gives access; without a table none does."""
+        return None if self.table is None else self.table.get(token)
 
     def still(self, scope: Scope) -> bool:
         """Whether one who came in may stay: a token may be revoked while a stream is open."""
@@ -168,7 +176,12 @@ class Door:
             caller = scope["caller"] = self._admitted(scope, caller.address)
         except CorralError as error:
             note["refused"] = error.code
-            await refuse(error)(scope, receive, told)
+            if isinstance(error, NoToken) and wants_page(scope["method"], Headers(scope=scope)):
+                why = error.message if _shown(scope) else ""
+                answer = asked(why, scope["query_string"].decode("latin-1"))
+            else:
+                answer = refuse(error)
+            await answer(scope, receive, told)
         else:
             await self._app(scope, receive, told)
         finally:
@@ -206,6 +219,15 @@ class Door:
     def _check_pace(self, who: str) -> None:
         if wait := self._pace.wait(who, time.monotonic()):
             raise TooFast(who=who, rate=self._pace.rate, seconds_left=int(wait) + 1)
+
+
+def _shown(scope: Scope) -> str:
+    """The token that a request shows: a program's in a header, a browser's as a cookie."""
+    header = Headers(scope=scope).get("authorization")
+    if header is None:
+        return Request(scope).cookies.get(COOKIE, "")
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _check_site(headers: Headers) -> None:

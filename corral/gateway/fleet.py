@@ -13,6 +13,7 @@ from corral.gateway.problems import TooManyStreams
 from corral.gateway.routes import Ask, Resource, Stream
 from corral.gateway.stream import EventStream
 from corral.gateway.tasks import Reason
+from corral.gateway.trends import Change, Depth
 from corral.messages import BrokerView, WorkerView
 
 
@@ -31,6 +32,16 @@ class ResumeBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 async def broker(ask: Ask) -> BrokerView:
     """Tell the broker's own figures: tasks by state, workers, kinds, memory, refusals."""
     return await ask.upstream.client.status()
+
+
+async def depth(ask: Ask) -> list[Depth]:
+    """Tell how many tasks and workers were where, since this gateway started."""
+    return ask.upstream.trends.depth.points()
+
+
+async def changes(ask: Ask) -> list[Change]:
+    """Tell what changed among the workers since this gateway started, the oldest first."""
+    return list(ask.upstream.trends.changes)
 
 
 async def fleet(ask: Ask) -> list[WorkerView]:
@@ -84,6 +95,8 @@ EVENTS = Stream("text/event-stream; charset=utf-8", "Events `snapshot` and `delt
 
 READ = (
     Resource("GET", "/broker", broker, BrokerView),
+    Resource("GET", "/broker/depth", depth, list[Depth]),
+    Resource("GET", "/fleet/changes", changes, list[Change]),
     Resource("GET", "/fleet", fleet, list[WorkerView]),
     Resource("GET", "/stream", stream, EVENTS),
     Resource("GET", "/workers/{name}", worker, WorkerView),

@@ -38,6 +38,7 @@ class Row(Struct, omit_defaults=True, kw_only=True):
     started: float | None = None
     ended: float | None = None
     why: str = ""
+    gpus: list[str] = []  #: that it holds, or held last
 
 
 class Link(Struct, frozen=True, kw_only=True):
@@ -91,6 +92,8 @@ class Page:
         else:
             self._ended.pop(row.id, None)
         self._mark("task", row.id)
+        if row.worker in self._workers and (isinstance(change, TaskView) or change.worker):
+            self._see_holders(self._workers[row.worker])
         if len(self._rows) > self._window:
             self._make_room()
 
@@ -116,7 +119,19 @@ class Page:
             if before is None or _is_news(before, view):
                 self._workers[name] = view
                 self._mark("worker", name)
+                self._see_holders(view)
         self._forget()
+
+    def _see_holders(self, view: WorkerView) -> None:
+        """No change of a task tells which GPUs it was given; its worker does."""
+        held: dict[str, list[str]] = {}
+        for gpu in view.gpus:
+            held.setdefault(gpu.holder, []).append(gpu.uuid)
+        for id, gpus in held.items():
+            row = self._rows.get(id)
+            if row is not None and row.gpus != gpus:
+                row.gpus = gpus
+                self._mark("task", id)
 
     def see_broker(self, view: BrokerView) -> None:
         """The broker's figures."""
@@ -209,6 +224,7 @@ def _shown(view: TaskView) -> Row:
         started=view.started,
         ended=view.ended,
         why=view.failure.message if view.failure else "",
+        gpus=view.attempts[-1].gpus if view.attempts else [],
     )
 
 
@@ -225,7 +241,7 @@ def _fold(row: Row, update: Update) -> None:
         row.submitted = update.at
     if row.state is State.RUNNING:
         row.worker, row.started, row.ended = update.worker, update.at, None
-        row.progress, row.metrics = None, {}
+        row.progress, row.metrics, row.gpus = None, {}, []
     elif row.state in TERMINAL:
         row.ended = update.at
         row.progress = update.progress if update.progress is not None else row.progress

@@ -170,7 +170,7 @@ def _is_list(kind: Any) -> bool:
 
 async def _body(request: Request, kind: Any, limit: int) -> Any:
     """The body as a struct. None at all is as good as an empty object."""
-    data = await _read(request, limit)
+    data = await read(request, limit)
     if not data:
         data = b"{}"
     else:
@@ -187,7 +187,13 @@ async def _body(request: Request, kind: Any, limit: int) -> Any:
         raise BadBody(path=path.strip("`.") or "the body", why=why) from None
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read(request: Request, limit: int) -> bytes:
+    """The body, when it is not too large and comes in time.
+
+    Raises:
+        BodyTooLarge: it is.
+        Refusal: it does not come.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise BodyTooLarge(limit=limit)

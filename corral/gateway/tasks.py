@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from corral.client import AsyncClient, Outcome
 from corral.errors import BadTask, Usage, WrongState
+from corral.gateway import trends
 from corral.gateway.problems import NotConfirmed
 from corral.gateway.routes import Ask, Resource, Stream, Told
 from corral.jsons import NoKind, TaskObject, task_from
@@ -177,6 +178,11 @@ async def story(ask: Ask) -> list[Step]:
     return (await _view(ask)).story
 
 
+async def curve(ask: Ask) -> list[trends.Told]:
+    """Tell how far a task was over time, and its metrics: as far as this gateway has heard it."""
+    return ask.upstream.trends.curve((await _view(ask)).id)
+
+
 async def logs(ask: Ask) -> ASGIApp:
     """Give what an attempt has written, byte for byte; with `follow` until the task ends."""
     asked: LogQuery = ask.query
@@ -327,6 +333,7 @@ READ = (
     Resource("GET", "/tasks", listed, list[TaskView], query=Filter),
     Resource("GET", "/tasks/{id}/explain", explain, Explanation),
     Resource("GET", "/tasks/{id}/story", story, list[Step]),
+    Resource("GET", "/tasks/{id}/curve", curve, list[trends.Told]),
     Resource("GET", "/tasks/{id}/logs", logs, LOG, query=LogQuery),
     Resource(
         "GET", "/tasks/{id}/result", result, ResultView, query=ResultQuery,

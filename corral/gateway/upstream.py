@@ -8,6 +8,7 @@ durable change that was seen.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -18,11 +19,13 @@ from corral.errors import BrokerUnreachable, CorralError, NotFound
 from corral.gateway.page import Page
 from corral.gateway.problems import BrokerAway, moment
 from corral.gateway.tally import Tally
+from corral.gateway.trends import Trends
 from corral.messages import Update
 
 log = logging.getLogger("corral.gateway")
 
-POLL = 1.0  # seconds between looks at figures and workers
+POLL = 1.0  # seconds between looks at figures, and at workers while somebody watches
+UNWATCHED = 5  # looks at figures for one at workers while nobody does
 LOOK = 0.2  # seconds between looks at the connection
 GRACE = 1.0  # seconds that a connection may be lost before the broker counts as away
 PAUSE = 2.0  # seconds before a client that was refused is made again
@@ -38,6 +41,7 @@ class Upstream:
         self.endpoint = endpoint
         self.page = Page(now)
         self.tally = Tally()
+        self.trends = Trends()
         self.watched = 0  #: open streams: without one nobody needs the workers each second
         self.ready = asyncio.Event()  #: the broker was heard once
         self._connect = connect
@@ -89,21 +93,25 @@ class Upstream:
             self.tally.fold(change)
             if isinstance(change, Update):
                 self._seq = change.seq
+                self.trends.fold(change)
             folded += 1
             if folded % TURN == 0:
                 await asyncio.sleep(0)  # a burst is handed out without a pause
 
     async def _poll(self, client: AsyncClient) -> None:
         """Ask for what no change tells: figures, workers, what a task is called."""
-        while True:
+        for turn in itertools.count():
             try:
                 if client.connected:
                     view = await client.status()
                     self._heard()
                     self.page.see_broker(view)
                     self.tally.begin(view)
-                    if self.watched:
-                        self.page.see_workers(await client.workers())
+                    self.trends.see(view, time.time())
+                    if self.watched or turn % UNWATCHED == 0:
+                        workers = await client.workers()
+                        self.page.see_workers(workers)
+                        self.trends.see_workers(workers, time.time())
                         await self._look_up(client)
             except BrokerUnreachable:
                 self._lost("it does not answer")

@@ -16,8 +16,19 @@ import httpx
 
 from tests.support.daemon import environment
 
+CORRAL = str(Path(sys.executable).with_name("corral"))
 PATIENCE = 60.0  # seconds for what takes one on an idle machine
 QUICK = "gateway: {rate: 100000}\n"  # a test is no single caller
+
+
+def token(folder: Path, name: str, role: str) -> str:
+    """Make a token, noted in the table `tokens.json` of a folder."""
+    command = [CORRAL, "gateway", "token", "new", name, "--role", role]
+    done = subprocess.run(
+        [*command, "--tokens", folder / "tokens.json"],
+        check=True, capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 class Gateway:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,18 +13,7 @@ import pytest
 from tests.integration.conftest import until
 from tests.integration.gateway.conftest import House
 from tests.support.daemon import environment
-from tests.support.gateway import Gateway
-
-CORRAL = str(Path(sys.executable).with_name("corral"))
-
-
-def token(folder: Path, name: str, role: str) -> str:
-    command = [CORRAL, "gateway", "token", "new", name, "--role", role]
-    done = subprocess.run(
-        [*command, "--tokens", folder / "tokens.json"],
-        check=True, capture_output=True, text=True, env=environment(),
-    )  # fmt: skip
-    return done.stdout.strip()
+from tests.support.gateway import CORRAL, Gateway, token
 
 
 def test_without_a_token_only_health_is_told_beyond_this_machine(
