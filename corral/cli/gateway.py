@@ -75,7 +75,10 @@ def new(name: str, role: str, tokens: str | None) -> None:
 
     path = _table(tokens)
     click.echo(tables.new(path, name, role, time.time()))
-    talk(f"{name} may come in as {role}. Give a gateway the table: --tokens {path}")
+    talk(
+        f"{name} may come in as {role}. Give a gateway the table: --tokens {path}",
+        "In a browser: open the gateway's address and sign in with it.",
+    )
 
 
 @token.command("list")

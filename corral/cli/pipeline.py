@@ -144,6 +144,9 @@ def _client(local: bool, data: Path, broker: str | None, key: str | None) -> Ite
 
     talk("starting a private broker and two workers ...")
     with LocalFleet(data, free_endpoint()) as fleet, connect(fleet.endpoint, "") as client:
+        fleet.start_gateway("127.0.0.1:0", needed=False)
+        if fleet.gateway:
+            talk(f"see it live, while it runs: {fleet.gateway}/")
         yield client
 
 

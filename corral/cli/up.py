@@ -88,7 +88,10 @@ def _next_steps(fleet: LocalFleet, workers: int, slots: int, seconds: float) -> 
         f"Up after {seconds:.1f} s: a broker at {endpoint}, {counted(workers, 'worker')} "
         f"with {counted(slots, 'slot')} each.",
         *(
-            [f"REST: {fleet.gateway}/api/v1/openapi.json tells what it does."]
+            [
+                f"Dashboard: {fleet.gateway}/",
+                f"REST: {fleet.gateway}/api/v1/openapi.json tells what it does.",
+            ]
             if fleet.gateway
             else []
         ),

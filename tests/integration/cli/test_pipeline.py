@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from corral.messages import TaskView
@@ -86,11 +88,15 @@ def test_a_missing_extra_is_told_before_anything_starts(small: Cli) -> None:
     assert not (small.folder / ".corral").exists()
 
 
-def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(
+def test_a_local_run_can_be_watched_and_ctrl_c_leaves_no_process(
     small: Cli, started: Callable[[Started], Started]
 ) -> None:
     run = started(small.start("pipeline", "run", "demo", "--local", "--data", "work"))
     run.until(lambda: "tasks submitted" in run.err)
+    found = re.search(r"see it live, while it runs: (\S+)", run.err)
+    assert found is not None
+    assert "<title>Corral</title>" in httpx.get(found[1]).text
+    assert httpx.get(f"{found[1]}api/v1/tasks?project=demo").json()
     ended = run.end(signal.SIGINT)
     assert ended.status == 130
     assert "what was done is kept" in ended.err

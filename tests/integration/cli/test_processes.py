@@ -99,6 +99,9 @@ def test_up_says_which_process_died_and_stops_the_others(alone: Cli, started: Ke
 
 def test_up_starts_a_gateway_beside_the_rest(alone: Cli, started: Keep) -> None:
     up = go_up(alone, started, gateway="--gateway=127.0.0.1:0")
+    dashboard = re.search(r"Dashboard: (\S+)", up.err)
+    assert dashboard is not None
+    assert "<title>Corral</title>" in httpx.get(dashboard[1]).text
     found = re.search(r"REST: (\S+)/api/v1/openapi.json", up.err)
     assert found is not None, up.err
     assert httpx.get(f"{found[1]}/api/v1/health").json()["healthy"]
