@@ -49,14 +49,15 @@ bundle: $(INSTALLED)  ## dist/corral-RELEASE.tar: what a machine of the fleet in
 	    --wheel-dir build/bundle/wheels 'build/bundle/source$(EXTRAS)'
 	tar --sort=name --owner=0 --group=0 --mode=u=rwX,go=rX --mtime=@0 -cf dist/corral-$(RELEASE).tar -C build/bundle/wheels .
 
-# What real containers need of the machine; nothing is done when it is all there.
-LAB_PACKAGES := debootstrap iproute2 lxc lxcfs openssh-client zstd
-lab-packages:
-	@lacking=$$(dpkg-query --show --showformat '$${db:Status-Abbrev} $${Package}\n' $(LAB_PACKAGES) 2>/dev/null \
-	    | awk '$$1 == "ii" {print $$2}' | LC_ALL=C sort | LC_ALL=C comm -13 - <(printf '%s\n' $(LAB_PACKAGES))); \
+# What the machine must have: for real containers, and for tests of the dashboard. Nothing is done when it is all there.
+lab-packages: PACKAGES := debootstrap iproute2 lxc lxcfs openssh-client zstd
+browser: PACKAGES := chromium
+lab-packages browser:
+	@lacking=$$(dpkg-query --show --showformat '$${db:Status-Abbrev} $${Package}\n' $(PACKAGES) 2>/dev/null \
+	    | awk '$$1 == "ii" {print $$2}' | LC_ALL=C sort | LC_ALL=C comm -13 - <(printf '%s\n' $(PACKAGES))); \
 	if [ -z "$$lacking" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then \
-	    echo "the lab needs Debian packages; type: sudo apt-get install" $$lacking >&2; exit 1; fi; \
+	    echo "$@: Debian packages are missing; type: sudo apt-get install" $$lacking >&2; exit 1; fi; \
 	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$lacking >&2
 
 lab-image: $(INSTALLED) lab-packages
@@ -69,7 +70,7 @@ lab-demo: $(INSTALLED)  ## after `make lab`: a fleet's whole life there, from th
 	@bash inventory/lab-demo.sh
 
 # 35 minutes are the bound with the fleet's containers; all that needs none has 15 of them.
-test: coverage lab-image  ## the whole suite, with the coverage gate (under 35 minutes on 2 cores)
+test: coverage lab-image browser  ## the whole suite, with the coverage gate (under 35 minutes on 2 cores)
 	$(BIN)/pytest --ignore=tests/unit
 
 test-fast: $(INSTALLED)  ## the unit tests alone (under 2 minutes)
@@ -108,4 +109,4 @@ clean:  ## remove the environments, caches and whatever a run left behind
 	    .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo up lab lab-demo lab-packages lab-image bundle test test-fast test-long coverage lint bench bench-fleet docs clean
+.PHONY: help setup demo up lab lab-demo lab-packages lab-image browser bundle test test-fast test-long coverage lint bench bench-fleet docs clean
