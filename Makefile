@@ -63,6 +63,17 @@ lab-packages browser:
 lab-image: $(INSTALLED) lab-packages
 	@$(BIN)/python -m corral.lab.image
 
+# The real Prometheus and Alertmanager of Debian, unpacked and not installed: no service starts, no user is made.
+PROMETHEUS := .prometheus
+prometheus: $(PROMETHEUS)/.unpacked  ## what the tests of metrics and alerts run, into .prometheus
+$(PROMETHEUS)/.unpacked:
+	@rm -rf $(PROMETHEUS) && mkdir -p $(PROMETHEUS)
+	@if [ "$$(id -u)" = 0 ]; then apt-get -qq update; fi
+	@cd $(PROMETHEUS) && apt-get -qq -o APT::Sandbox::User=$$(id -un) download prometheus prometheus-alertmanager \
+	    || { echo "prometheus: no such packages; type: sudo apt-get update" >&2; exit 1; }
+	@for package in $(PROMETHEUS)/*.deb; do dpkg-deb --extract $$package $(PROMETHEUS) && rm $$package; done
+	@touch $@
+
 lab: lab-image  ## as root: a Proxmox-like cluster on this machine, over LXC; `corral lab down` removes it
 	$(BIN)/corral lab up
 
@@ -70,7 +81,7 @@ lab-demo: $(INSTALLED)  ## after `make lab`: a fleet's whole life there, from th
 	@bash inventory/lab-demo.sh
 
 # 35 minutes are the bound with the fleet's containers; all that needs none has 15 of them.
-test: coverage lab-image browser  ## the whole suite, with the coverage gate (under 35 minutes on 2 cores)
+test: coverage lab-image browser prometheus  ## the whole suite, with the coverage gate (under 35 minutes on 2 cores)
 	$(BIN)/pytest --ignore=tests/unit
 
 test-fast: $(INSTALLED)  ## the unit tests alone (under 2 minutes)
@@ -105,8 +116,8 @@ docs: $(INSTALLED)  ## write the reference pages that are made from code
 	PYTHONPATH=playbooks/collections $(BIN)/python -m docs
 
 clean:  ## remove the environments, caches and whatever a run left behind
-	rm -rf $(VENV) .venv-bench .venv-bench-fleet .corral* build dist htmlcov .coverage .coverage.* \
+	rm -rf $(VENV) .venv-bench .venv-bench-fleet .corral* $(PROMETHEUS) build dist htmlcov .coverage .coverage.* \
 	    .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo up lab lab-demo lab-packages lab-image browser bundle test test-fast test-long coverage lint bench bench-fleet docs clean
+.PHONY: help setup demo up prometheus lab lab-demo lab-packages lab-image browser bundle test test-fast test-long coverage lint bench bench-fleet docs clean

@@ -84,7 +84,9 @@ class Fleet:
 
     def kill(self, name: str) -> None:
         """kill -9 a worker; its guard ends what it had started."""
-        self.workers.pop(name).kill()
+        worker = self.workers.pop(name)
+        worker.kill()
+        worker.wait(PATIENCE)
 
     def log(self, name: str) -> str:
         """What a worker has said."""
