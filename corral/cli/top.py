@@ -1,4 +1,4 @@
-"""`corral top`: workers and tasks, live."""
+"""`corral top`: workers, kinds and tasks, live."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # tasks of each list
 ACTIVE = ("running", "retrying", "queued", "waiting")
+OVER = ("succeeded", "failed")
+LATELY = 200  # ended tasks that usual times are told of
 
 
 @click.command()
@@ -88,12 +90,14 @@ def _asked_to_end(seconds: float) -> bool:
 
 
 def _picture(client: Client) -> RenderableType:
-    """Header, workers, and the tasks that are not over, those that run first."""
+    """Header, workers, kinds, and the tasks that are not over, those that run first."""
     from rich.console import Group
 
+    from corral.cli.figures import KIND_COLUMNS, fleet_text, kind_figures
     from corral.cli.views import counts_text, task_columns, worker_columns
 
     broker, workers = client.status(), client.workers()
+    kinds = kind_figures(broker.kinds, client.tasks(OVER, limit=LATELY))
     tasks = [task for state in ACTIVE for task in client.tasks([state], limit=SHOWN)]
     now = time.time()
     head = line(
@@ -102,8 +106,10 @@ def _picture(client: Client) -> RenderableType:
         ("store full  ", "red") if broker.store_full else "",
         f"tasks: {counts_text(broker.tasks) or 'none'}",
     )
-    parts: list[RenderableType] = [head, line()]
+    parts: list[RenderableType] = [head, line(fleet_text(broker, workers)), line()]
     parts.append(table(workers, worker_columns(now)) if workers else line(("no workers", "red")))
+    if kinds:
+        parts += [line(), table(kinds, KIND_COLUMNS)]
     parts.append(line())
     parts.append(
         table(tasks[:SHOWN], task_columns(now)) if tasks else line(("nothing to do", "dim"))

@@ -67,11 +67,12 @@ def test_doctor_of_a_key_that_cannot_be_read(alone: Cli) -> None:
 
 
 def test_top_once_is_one_picture(corral: Cli, fleet: Fleet) -> None:
+    assert corral("task", "submit", "sleep", "seconds=0.2", "--wait").status == 0
     id = corral("task", "submit", "sleep", "seconds=60").out.strip()
     ended = corral("top", "--once")
     assert corral("task", "cancel", id).status == 0
     assert ended.status == 0
-    for word in (fleet.endpoint, "w1", "w2", id):
+    for word in (fleet.endpoint, "w1", "w2", id, "USUAL RUN", "GiB free"):
         assert word in ended.out
     assert corral("top").status == 0  # off a terminal the same
 
