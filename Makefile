@@ -41,12 +41,15 @@ demo: $(INSTALLED)  ## run a real research pipeline here and write its report; a
 up: $(INSTALLED)  ## start a broker and two workers here, until Ctrl-C
 	$(BIN)/corral up --data $(UP) --workers 2 --slots 1
 
+# The gateway is in every bundle: any machine of the fleet may be the one that runs it.
+comma := ,
+BUNDLED := $(if $(EXTRAS),$(patsubst [%,[gateway$(comma)%,$(EXTRAS)),[gateway])
 bundle: $(INSTALLED)  ## dist/corral-RELEASE.tar: what a machine of the fleet installs, as wheels
 	rm -rf build/bundle && mkdir -p build/bundle/source dist
 	cp -r corral broker worker pyproject.toml README.md LICENSE build/bundle/source
 	sed -i 's/^version = .*/version = "$(RELEASE)"/' build/bundle/source/pyproject.toml
 	$(BIN)/python -m pip wheel -qq --constraint constraints.txt --build-constraint constraints.txt \
-	    --wheel-dir build/bundle/wheels 'build/bundle/source$(EXTRAS)'
+	    --wheel-dir build/bundle/wheels 'build/bundle/source$(BUNDLED)'
 	tar --sort=name --owner=0 --group=0 --mode=u=rwX,go=rX --mtime=@0 -cf dist/corral-$(RELEASE).tar -C build/bundle/wheels .
 
 # What the machine must have: for real containers, and for tests of the dashboard. Nothing is done when it is all there.

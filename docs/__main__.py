@@ -165,7 +165,8 @@ def metrics() -> str:
         " [Monitoring](../how-to/monitoring.md) says how Prometheus, Grafana and a phone are"
         " connected to it, and what to do at each alert.",
         "Counters begin at 0 with the gateway. At most 100 kinds have a name of their own, further"
-        " ones are `other`; no label holds a task's id.",
+        " ones are `other`; no label holds a task's id. A gateway that was away from the broker for"
+        " too many changes to be told each counts what ended meanwhile without its times.",
         "## Figures",
         _table(
             ["metric", "type", "labels", "what it is"],
