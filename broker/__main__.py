@@ -26,7 +26,7 @@ from broker.server import Server
 from broker.store import fsck as store_fsck
 from broker.store.sqlite import SqliteStore
 from corral import config
-from corral.errors import CorralError, Intruder
+from corral.errors import CorralError, Intruder, Usage
 from corral.settings import BrokerSettings
 from corral.systemd import Systemd
 
@@ -45,6 +45,8 @@ def cli() -> None:
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Configuration file.")
 def start(data: Path, bind: str, keys: Path | None, file: Path | None) -> None:
     """Serve until SIGTERM."""
+    if not config.is_endpoint(bind.removesuffix("*") + "0" if bind.endswith(":*") else bind):
+        raise Usage(what=f"--bind {bind!r} is no endpoint; write tcp://HOST:PORT")
     settings = _settings(file)
     store = SqliteStore(data)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

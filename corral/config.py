@@ -96,6 +96,12 @@ _ENDPOINT = re.compile(r"ipc://\S+|tcp://(\[[^\s\[\]]+\]|[^\s:\[\]]+):(\d{1,5})"
 _SIZE_WHOLE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 
+def is_endpoint(text: str) -> bool:
+    """Whether a broker may listen at it: tcp://HOST:PORT or ipc://PATH."""
+    found = _ENDPOINT.fullmatch(text)
+    return found is not None and text.isprintable() and int(found[2] or 1) < 1 << 16
+
+
 def parse_duration(text: str) -> float:
     """Seconds in `10m`, `1h 30m`, `500ms` or a bare number.
 
@@ -358,8 +364,7 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
         if not values[key]:
             raise BadConfig(file=origins[key], key=key, why="must be above 0")
     for endpoint in values["endpoints"]:
-        found = _ENDPOINT.fullmatch(endpoint)
-        if not (found and endpoint.isprintable() and int(found[2] or 1) < 1 << 16):
+        if not is_endpoint(endpoint):
             why = f"{endpoint!r} is no endpoint; write tcp://HOST:PORT"
             raise BadConfig(file=origins["endpoints"], key="endpoints", why=why)
     if not values["endpoints"]:

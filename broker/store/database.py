@@ -67,6 +67,10 @@ def create(folder: Path) -> None:
     path, draft = folder / NAME, folder / "draft.db"
     if path.exists():
         return
+    beside = [name for name in ("blobs", "reserve") if (folder / name).exists()]
+    if beside:  # they are made after it
+        why = f"{NAME} is gone, and {' and '.join(beside)} beside it are left of a store"
+        raise StoreCorrupt(path=folder, why=why)
     for suffix in ("", "-wal", "-journal"):
         files.remove(folder / f"{draft.name}{suffix}")
     try:
@@ -93,7 +97,8 @@ def connect(folder: Path, wal_bytes: int) -> apsw.Connection:
 
     Raises:
         StoreCorrupt: it is no database, or was cut short.
-        StoreRefused: there is none, or it is another program's, or a newer Corral's.
+        StoreRefused: there is none, it cannot be opened, or it is another program's, or a newer
+            Corral's.
         StoreInUse: a process without the lock has it open.
     """
     path = folder / NAME
@@ -103,7 +108,10 @@ def connect(folder: Path, wal_bytes: int) -> apsw.Connection:
         raise StoreCorrupt(path=folder, why=f"{NAME} is empty")
     if wal_bytes:
         files.extend(path.with_name(f"{NAME}-wal"), wal_bytes)
-    connection = apsw.Connection(str(path))
+    try:
+        connection = apsw.Connection(str(path))
+    except apsw.Error as error:
+        raise StoreRefused(path=folder, why=f"{NAME} cannot be opened ({error})") from error
     try:
         _configure(connection)
         application = connection.pragma("application_id")

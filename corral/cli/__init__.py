@@ -14,10 +14,15 @@ from __future__ import annotations
 import io
 import sys
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Entry point of `corral`."""
-    from corral.cli.root import run
+    try:
+        from corral.cli.root import run
+    except KeyboardInterrupt:  # before there is anything to detach from
+        raise SystemExit(INTERRUPTED) from None
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed

@@ -18,10 +18,20 @@ MOST = 100_000  # tasks in one submission
 
 
 def value_of(text: str) -> Any:
-    """The VALUE of KEY=VALUE: what it says as JSON when it is JSON, else the text itself."""
+    """The VALUE of KEY=VALUE: what it says as JSON when it is JSON, else the text itself.
+
+    Raises:
+        Usage: it is JSON that cannot be carried.
+    """
     try:
         return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except RecursionError:
+        raise Usage(what=f"{text[:20]}... is nested too deeply") from None
+    except (msgspec.MsgspecError, ValueError) as bad:
+        if "out of range" in str(bad):
+            raise Usage(
+                what=f"{text[:40]} is out of range; put it in quotes to send text"
+            ) from None
         return text
 
 

@@ -14,6 +14,8 @@ import yaml
 
 from corral.errors import CorralError
 
+MOST = 10_000  # values, with what anchors repeat
+
 T = TypeVar("T")
 Key = tuple[str | int, ...]  #: names of mappings and numbers of list items, from the top
 
@@ -39,7 +41,7 @@ class Document:
         self.file = file
         try:
             self.root = yaml.compose(text, Loader=yaml.SafeLoader)
-            self._check(self.root, ())
+            self._check(self.root, (), {})
             self.value: Any = yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -53,25 +55,44 @@ class Document:
     def _bad(self, line: int, key: str, why: str) -> BadPipeline:
         return BadPipeline(file=self.file, line=line, key=key, why=why)
 
-    def _check(self, node: yaml.Node | None, around: tuple[yaml.Node, ...]) -> None:
+    def _check(
+        self, node: yaml.Node | None, around: tuple[yaml.Node, ...], sizes: dict[int, int]
+    ) -> int:
         """Refuse what the loader would take without a word: equal keys, of which it keeps the last,
-        and what contains itself."""
+        what contains itself, and anchors that make much of little. Returns the number of values
+        in `node`; `sizes` knows those of nodes that were looked at."""
+        if node is None:
+            return 0
+        line = node.start_mark.line + 1
         if node in around:
-            assert node is not None
-            raise self._bad(node.start_mark.line + 1, "YAML", "an anchor contains itself")
+            raise self._bad(line, "YAML", "an anchor contains itself")
+        if id(node) in sizes:
+            return sizes[id(node)]
+        inside: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                line = key.start_mark.line + 1
-                if not isinstance(key, yaml.ScalarNode):
-                    raise self._bad(line, "YAML", "a key must be a word")
-                if key.value in seen:
-                    raise self._bad(line, key.value, "stands twice")
-                seen.add(key.value)
-                self._check(value, (*around, node))
+            inside = [value for _, value in node.value]
+            self._check_keys(node)
         elif isinstance(node, yaml.SequenceNode):
-            for value in node.value:
-                self._check(value, (*around, node))
+            inside = node.value
+        size = 1 + sum(self._check(value, (*around, node), sizes) for value in inside)
+        if size > MOST:
+            raise self._bad(
+                line,
+                "YAML",
+                f"there are more than {MOST} values in it, or its anchors repeat as many",
+            )
+        sizes[id(node)] = size
+        return size
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._bad(line, "YAML", "a key must be a word")
+            if key.value in seen:
+                raise self._bad(line, key.value, "stands twice")
+            seen.add(key.value)
 
     def line(self, key: Key) -> int:
         """The line of `key`, or of the nearest key around it that is there."""

@@ -397,6 +397,15 @@ def test_beyond_loopback_a_broker_without_keys_does_not_start(tmp_path: Path, bi
     assert not (tmp_path / "broker").exists() or not any((tmp_path / "broker").glob("*.db"))
 
 
+@pytest.mark.parametrize(
+    "bind", ["tcp://127.0.0.1:99999", "inproc://x", "127.0.0.1:5555", "ipc://"]
+)
+def test_what_is_no_endpoint_is_not_bound(tmp_path: Path, bind: str) -> None:
+    done = _start(tmp_path, "--bind", bind)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert f"{bind!r} is no endpoint; write tcp://HOST:PORT" in done.stderr
+
+
 def test_a_folder_without_keys_is_named(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     done = _start(tmp_path, "--bind", "tcp://127.0.0.1:*", "--keys", tmp_path / "keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Any
 
@@ -33,16 +34,25 @@ def read(text: str, **given: Any) -> Lines:
     [
         ("7", 7), ("-1.5", -1.5), ("true", True), ("null", None), ("[1, 2]", [1, 2]),
         ('{"a": 1}', {"a": 1}), ('"7"', "7"), ("hello", "hello"), ("", ""), ("01", "01"),
-        ("NaN", "NaN"), ("{a: 1}", "{a: 1}"), ("[" * 5000, "[" * 5000),
+        ("NaN", "NaN"), ("{a: 1}", "{a: 1}"), ('"1e999"', "1e999"),
     ],
 )  # fmt: skip
 def test_a_value_is_json_when_it_is_json(text: str, value: object) -> None:
     assert value_of(text) == value
 
 
+@pytest.mark.parametrize(
+    "text", ["1e999", "1" + "0" * 5000, '{"a": -1e999}', "[" * 5000 + "]" * 5000]
+)
+def test_json_that_cannot_be_carried_is_not_taken_for_text(text: str) -> None:
+    with pytest.raises(Usage, match=r"out of range|too deeply"):
+        value_of(text)
+
+
 @given(st.text())
-def test_every_text_is_a_value(text: str) -> None:
-    value_of(text)
+def test_every_text_is_a_value_or_refused(text: str) -> None:
+    with contextlib.suppress(Usage):
+        value_of(text)
 
 
 def test_dots_make_maps() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -130,6 +131,14 @@ FAULTS = [
     ("[up_5d, ret_5d, up_20d]", "[up_5d", "YAML", "expected"),
     ("seed: 7", "seed: !!python/name:os.system", "YAML", "could not determine a constructor"),
 ]
+
+
+def test_anchors_that_make_much_of_little_are_refused_at_once() -> None:
+    levels = [f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 30)]
+    began = time.process_time()
+    with pytest.raises(BadPipeline, match="its anchors repeat as many"):
+        pipeline.parse("\n".join(["a0: &a0 [x]", *levels]), "mine.yaml")
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.parametrize(("old", "new", "key", "why"), FAULTS, ids=[fault[1] for fault in FAULTS])

@@ -200,6 +200,26 @@ def test_a_database_cut_to_nothing_is_no_new_store(
         binding.store().lead("me")
 
 
+def test_a_store_whose_database_is_gone_is_no_new_store(
+    binding: SqliteBinding, store: SqliteStore
+) -> None:
+    store.close()
+    (binding.folder / "store.db").unlink()
+    with pytest.raises(StoreCorrupt, match=r"store\.db is gone"):
+        binding.store().lead("me")
+    assert not (binding.folder / "store.db").exists()
+
+
+def test_a_database_that_cannot_be_opened_is_named(
+    binding: SqliteBinding, store: SqliteStore
+) -> None:
+    store.close()
+    (binding.folder / "store.db").unlink()
+    (binding.folder / "store.db").mkdir()
+    with pytest.raises(StoreRefused, match=r"store\.db cannot be opened"):
+        binding.store().lead("me")
+
+
 def test_another_program_s_database_is_left_alone(binding: SqliteBinding) -> None:
     binding.folder.mkdir()
     binding.execute("CREATE TABLE theirs (x)")
