@@ -49,6 +49,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     hosts: tuple[str, ...] = ()  #: names it goes by, beside its own address and localhost
     tokens: str = ""  #: table of bearer tokens; empty: none is needed, on loopback alone
     audit: str = ""  #: file that gets a line for each action; empty: stderr
+    history: str = ""  #: file that remembers what was, for looking back; empty: nothing does
+    history_retention: float = 604_800.0  #: seconds after which it forgets
     rate: float = 50.0  #: requests a second that one caller may make; bursts are let through
     streams: int = 100  #: pages at once
     max_body: int = 8 << 20  #: bytes
@@ -85,6 +87,7 @@ _PATHS = {
     "worker.data",
     "gateway.tokens",
     "gateway.audit",
+    "gateway.history",
 }  #: relative to the file that names them
 
 # A number may be written with its unit. What a text means follows from the field's name and type.

@@ -177,6 +177,7 @@ class LocalFleet:
             DaemonDied: it is needed, and ended; says what it said.
         """
         command = [script("corral-gateway"), "start", "--broker", self.endpoint, "--bind", address]
+        command += ["--history", str(self.data / "history.db")]
         gateway = Daemon("gateway", command, self._say)
         if needed:
             self.daemons.append(gateway)

@@ -8,6 +8,7 @@ door      who may come in: host, origin, token, rate; headers and the audit line
 problems  what a refusal looks like (RFC 9457)
 upstream  the one connection to the broker, and since when it is away
 trends    what was over time: depth of the queue, progress of tasks; pure
+history   every change on disk, so that any past moment can be shown
 dashboard the files of the dashboard in `web/`, and how a browser signs in
 page      what a page shows, folded from updates; pure
 tally     what happened to tasks, counted; pure

@@ -60,6 +60,7 @@ def cli() -> None:
 @click.option("--host", "hosts", multiple=True, help="A name that it goes by. Repeatable.")
 @click.option("--tokens", type=click.Path(), help="Table of bearer tokens.")
 @click.option("--audit", type=click.Path(), help="File for a line per action. Default: stderr.")
+@click.option("--history", type=click.Path(), help="File that remembers what was.")
 @click.option("--config", "file", type=click.Path(), help="Configuration file.")
 def start(file: str | None, **options: Any) -> None:
     """Serve until SIGTERM.
@@ -90,6 +91,7 @@ def _settings(file: str | None, options: dict[str, Any]) -> Settings:
         "gateway.hosts": ",".join(options["hosts"]),
         "gateway.tokens": options["tokens"],
         "gateway.audit": options["audit"],
+        "gateway.history": options["history"],
     }
     environment = dict(os.environ)
     if file is not None:

@@ -45,13 +45,20 @@ class Me(Struct, frozen=True, kw_only=True):
     role: str  #: viewer, client or operator
     signed_in: bool  #: by a token; False where none is needed
     version: str  #: of this gateway
+    history: bool  #: it keeps one
 
 
 async def me(ask: Ask) -> Me:
     """Tell who asks and what they may do."""
     caller = ask.caller
     signed_in = caller.name != LOCAL
-    return Me(name=caller.name, role=caller.role, signed_in=signed_in, version=version("corral"))
+    return Me(
+        name=caller.name,
+        role=caller.role,
+        signed_in=signed_in,
+        version=version("corral"),
+        history=ask.upstream.history is not None,
+    )
 
 
 async def description(ask: Ask) -> dict[str, Any]:

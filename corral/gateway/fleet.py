@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,7 +10,8 @@ from msgspec import Meta, Struct
 from starlette.types import ASGIApp
 
 from corral.errors import NotFound
-from corral.gateway.problems import TooManyStreams
+from corral.gateway.history import Past
+from corral.gateway.problems import NoHistory, TooManyStreams
 from corral.gateway.routes import Ask, Resource, Stream
 from corral.gateway.stream import EventStream
 from corral.gateway.tasks import Reason
@@ -23,6 +25,12 @@ class DrainBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Reason = ""
     deadline: Annotated[float, Meta(ge=0, le=1e9)] | None = None  #: seconds; null: none
     policy: Literal["wait", "requeue", "kill"] = "wait"  #: once the deadline has passed
+
+
+class Moment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which past."""
+
+    at: Annotated[float, Meta(ge=0, le=1e10)]  #: seconds since the epoch
 
 
 class ResumeBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +50,14 @@ async def depth(ask: Ask) -> list[Depth]:
 async def changes(ask: Ask) -> list[Change]:
     """Tell what changed among the workers since this gateway started, the oldest first."""
     return list(ask.upstream.trends.changes)
+
+
+async def past(ask: Ask) -> Past:
+    """Tell how it was at a moment: tasks, workers, how many there were."""
+    history = ask.upstream.history
+    if history is None:
+        raise NoHistory
+    return await asyncio.to_thread(history.past, ask.query.at)
 
 
 async def fleet(ask: Ask) -> list[WorkerView]:
@@ -98,6 +114,7 @@ READ = (
     Resource("GET", "/broker/depth", depth, list[Depth]),
     Resource("GET", "/fleet/changes", changes, list[Change]),
     Resource("GET", "/fleet", fleet, list[WorkerView]),
+    Resource("GET", "/past", past, Past, query=Moment),
     Resource("GET", "/stream", stream, EVENTS),
     Resource("GET", "/workers/{name}", worker, WorkerView),
 )

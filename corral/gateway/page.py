@@ -101,6 +101,10 @@ class Page:
         """Let the task go that ended first; when none has ended, the one that came first."""
         self.drop(next(iter(self._ended or self._rows)))
 
+    def row(self, id: str) -> Row | None:
+        """A task, as it is now."""
+        return self._rows.get(id)
+
     def drop(self, id: str) -> None:
         """A task is no longer there."""
         self._ended.pop(id, None)
@@ -108,8 +112,9 @@ class Page:
             self._mark("task", id)
             self._forget()
 
-    def see_workers(self, views: Sequence[WorkerView]) -> None:
-        """These are all workers there are."""
+    def see_workers(self, views: Sequence[WorkerView]) -> list[Row]:
+        """These are all workers there are. Gives the tasks of which they tell new GPUs."""
+        held: list[Row] = []
         there = {view.name: view for view in views}
         for name in [name for name in self._workers if name not in there]:
             del self._workers[name]
@@ -119,11 +124,13 @@ class Page:
             if before is None or _is_news(before, view):
                 self._workers[name] = view
                 self._mark("worker", name)
-                self._see_holders(view)
+                held += self._see_holders(view)
         self._forget()
+        return held
 
-    def _see_holders(self, view: WorkerView) -> None:
+    def _see_holders(self, view: WorkerView) -> list[Row]:
         """No change of a task tells which GPUs it was given; its worker does."""
+        found: list[Row] = []
         held: dict[str, list[str]] = {}
         for gpu in view.gpus:
             held.setdefault(gpu.holder, []).append(gpu.uuid)
@@ -131,7 +138,9 @@ class Page:
             row = self._rows.get(id)
             if row is not None and row.gpus != gpus:
                 row.gpus = gpus
+                found.append(row)
                 self._mark("task", id)
+        return found
 
     def see_broker(self, view: BrokerView) -> None:
         """The broker's figures."""

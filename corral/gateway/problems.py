@@ -125,6 +125,17 @@ class Gone(Refusal):
     status = 410
 
 
+class NoHistory(Refusal):
+    """This gateway keeps no history, so it can show no past moment.
+
+    Start it with --history FILE.
+    """
+
+    code = "no_history"
+    exit_status = 3
+    status = 404
+
+
 class BodyTooLarge(Refusal):
     """The body is larger than the {limit} bytes that this gateway takes.
 

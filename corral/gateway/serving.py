@@ -21,6 +21,7 @@ from corral.client import AsyncClient
 from corral.config import Settings
 from corral.gateway.app import build
 from corral.gateway.door import LOOPBACK, Door, Guests, Pace, Tokens
+from corral.gateway.history import History
 from corral.gateway.metrics import Counted
 from corral.gateway.stream import Hub
 from corral.gateway.tally import Tally
@@ -48,7 +49,9 @@ async def serve(
         timeout=settings.timeout,
         project=settings.project,
     )
-    upstream = Upstream(connect, ", ".join(settings.endpoints))
+    keep = mine.history_retention
+    history = History(Path(mine.history), keep) if mine.history else None
+    upstream = Upstream(connect, ", ".join(settings.endpoints), history)
     hub = Hub(upstream.page, mine.streams)
     app = build(upstream, hub, guests, mine.max_body)
     door = Door(app, guests, hosts, Pace(mine.rate), audit)
@@ -79,7 +82,10 @@ async def serve(
     systemd.tell(STOPPING=1)
     for task in background:
         task.cancel()
-    for ended in await asyncio.gather(*background, return_exceptions=True):
+    ends = await asyncio.gather(*background, return_exceptions=True)
+    if history is not None:
+        history.close(time.time())
+    for ended in ends:
         if not isinstance(ended, asyncio.CancelledError):
             raise ended or AssertionError("a loop of the gateway has ended")
 

@@ -2,13 +2,13 @@
 
 Pure, and bounded: a trend keeps so many points, and when these are too many, every other one; so
 it reaches back to its beginning, ever more coarsely. The broker keeps none of this: it is what
-this gateway has seen since it started.
+this gateway has seen since it started, and what its history remembers.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -78,28 +78,36 @@ class Trend(Generic[P]):
 class Trends:
     """Everything that this gateway remembers."""
 
-    def __init__(self) -> None:
+    def __init__(self, depths: Iterable[Depth] = (), changes: Iterable[Change] = ()) -> None:
+        """`depths`, `changes`: what was before this gateway started."""
         self.depth: Trend[Depth] = Trend()
-        self.changes: deque[Change] = deque(maxlen=CHANGES)
+        for depth in depths:
+            self.depth.add(depth)
+        self.changes: deque[Change] = deque(changes, maxlen=CHANGES)
         self._workers: dict[str, WorkerView] | None = None
         self._curves: OrderedDict[str, Trend[Told]] = OrderedDict()
 
-    def see(self, view: BrokerView, now: float) -> None:
+    def see(self, view: BrokerView, now: float) -> Depth:
         """The broker's figures, now."""
-        self.depth.add(Depth(at=now, tasks=view.tasks, workers=view.workers))
+        depth = Depth(at=now, tasks=view.tasks, workers=view.workers)
+        self.depth.add(depth)
+        return depth
 
-    def see_workers(self, views: Sequence[WorkerView], now: float) -> None:
-        """These are all workers there are. What the first look finds is no change."""
+    def see_workers(self, views: Sequence[WorkerView], now: float) -> list[Change]:
+        """These are all workers there are; gives what changed. A first look finds no change."""
         there = {view.name: view for view in views}
         before = self._workers
         self._workers = there
         if before is None:
-            return
-        for name in before.keys() - there.keys():
-            self.changes.append(Change(at=now, worker=name, what="gone"))
-        for name, view in there.items():
-            for what, why in _differences(before.get(name), view):
-                self.changes.append(Change(at=now, worker=name, what=what, why=why))
+            return []
+        gone = [Change(at=now, worker=name, what="gone") for name in before.keys() - there.keys()]
+        found = [
+            Change(at=now, worker=name, what=what, why=why)
+            for name, view in there.items()
+            for what, why in _differences(before.get(name), view)
+        ]
+        self.changes += gone + found
+        return gone + found
 
     def fold(self, update: Update) -> None:
         """Something happened to a task."""

@@ -16,11 +16,12 @@ from contextlib import suppress
 
 from corral.client import AsyncClient
 from corral.errors import BrokerUnreachable, CorralError, NotFound
+from corral.gateway.history import History
 from corral.gateway.page import Page
 from corral.gateway.problems import BrokerAway, moment
 from corral.gateway.tally import Tally
 from corral.gateway.trends import Trends
-from corral.messages import Update
+from corral.messages import BrokerView, TaskView, Update, WorkerView
 
 log = logging.getLogger("corral.gateway")
 
@@ -36,12 +37,15 @@ LOOKED_UP = 100  # tasks at once of which only a change is known
 class Upstream:
     """The broker, as the gateway sees it."""
 
-    def __init__(self, connect: Callable[[], AsyncClient], endpoint: str) -> None:
+    def __init__(
+        self, connect: Callable[[], AsyncClient], endpoint: str, history: History | None = None
+    ) -> None:
         now = time.time()
         self.endpoint = endpoint
         self.page = Page(now)
         self.tally = Tally()
-        self.trends = Trends()
+        self.history = history
+        self.trends = Trends(*(history.told() if history else ()))
         self.watched = 0  #: open streams: without one nobody needs the workers each second
         self.ready = asyncio.Event()  #: the broker was heard once
         self._connect = connect
@@ -94,6 +98,7 @@ class Upstream:
             if isinstance(change, Update):
                 self._seq = change.seq
                 self.trends.fold(change)
+            self._note(change)
             folded += 1
             if folded % TURN == 0:
                 await asyncio.sleep(0)  # a burst is handed out without a pause
@@ -107,15 +112,43 @@ class Upstream:
                     self._heard()
                     self.page.see_broker(view)
                     self.tally.begin(view)
-                    self.trends.see(view, time.time())
+                    self._see_depth(view)
                     if self.watched or turn % UNWATCHED == 0:
                         workers = await client.workers()
-                        self.page.see_workers(workers)
-                        self.trends.see_workers(workers, time.time())
+                        self._see_workers(workers)
                         await self._look_up(client)
             except BrokerUnreachable:
                 self._lost("it does not answer")
+            if self.history is not None:
+                told = self.history.take()
+                await asyncio.to_thread(self.history.write, told, time.time())
             await asyncio.sleep(POLL if client.connected else LOOK)
+
+    def _note(self, change: Update | TaskView) -> None:
+        """Remember what a task has become."""
+        row = self.page.row(change.id)
+        if self.history is None or row is None:
+            return
+        if isinstance(change, TaskView):
+            self.history.see_view(change, row)
+        elif change.state is not None:
+            self.history.see(row, change.at)
+
+    def _see_depth(self, view: BrokerView) -> None:
+        depth = self.trends.see(view, time.time())
+        if self.history is not None:
+            self.history.see_depth(depth)
+
+    def _see_workers(self, views: list[WorkerView]) -> None:
+        now = time.time()
+        held = self.page.see_workers(views)
+        changes = self.trends.see_workers(views, now)
+        if self.history is not None:
+            self.history.see_workers(views, now)
+            for change in changes:
+                self.history.see_change(change)
+            for row in held:
+                self.history.see(row, now)
 
     async def _look_up(self, client: AsyncClient) -> None:
         """Learn what tasks are of which the page knows no more than a change."""

@@ -3,20 +3,20 @@
 // decision; whoever may only look sees none of it.
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
-import { post, segment } from "./api.js";
+import { pinned, post, segment } from "./api.js";
 import { command, count, many, title } from "./format.js";
 import { LIVE, LOST } from "./states.js";
 import { notify, Twin } from "./parts.js";
 
 const RANK = ["viewer", "client", "operator"];
-const me = { name: "", role: "viewer", signed_in: false, version: "" };
+const me = { name: "", role: "viewer", signed_in: false, version: "", history: false };
 
 /** Who looks at this page, as the gateway told. */
 export const who = () => me;
 export const iAm = (told) => Object.assign(me, told);
 
-/** Whether this person may do what needs a role. */
-export const may = (role) => RANK.indexOf(me.role) >= RANK.indexOf(role);
+/** Whether this person may do what needs a role; what has passed can only be looked at. */
+export const may = (role) => !pinned() && RANK.indexOf(me.role) >= RANK.indexOf(role);
 
 const reasonOf = (reason) => (reason ? ["--reason", reason] : []);
 

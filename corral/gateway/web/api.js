@@ -2,7 +2,10 @@
 // state comes by the stream (`live.js`); what the calls mean is told by /api/v1/openapi.json.
 
 const BASE = "/api/v1";
-const clock = { ahead: 0 }; // seconds by which the gateway's clock is ahead of ours
+const clock = {
+  ahead: 0, // seconds by which the gateway's clock is ahead of ours
+  pinned: null, // the past moment that is shown
+};
 
 /** A refusal as the gateway tells it. */
 export class Problem extends Error {
@@ -15,7 +18,12 @@ export class Problem extends Error {
 }
 
 /** Seconds since 1970 by the gateway's clock. */
-export const now = () => Date.now() / 1000 + clock.ahead;
+export const present = () => Date.now() / 1000 + clock.ahead;
+
+/** The moment that is shown: the present, or the past one that was chosen. */
+export const now = () => clock.pinned ?? present();
+export const pin = (at) => void (clock.pinned = at);
+export const pinned = () => clock.pinned !== null;
 
 /** GET JSON. */
 export const get = (path, options) => call(path, options);

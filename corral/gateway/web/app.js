@@ -3,12 +3,13 @@
 
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { Dialog, iAm, who } from "./actions.js";
-import { get } from "./api.js";
+import { get, present } from "./api.js";
 import { clock, count, many } from "./format.js";
 import { HELP, onKeys } from "./keys.js";
 import { follow, onNews, pause, shown, stale, toggle } from "./live.js";
 import { Notices, notify } from "./parts.js";
-import { go, onMove, params, place } from "./url.js";
+import { HAVE_PAST, TimeLine, usePast } from "./past.js";
+import { go, here, onMove, params, place } from "./url.js";
 import { Failures } from "./views/failures.js";
 import { Fleet } from "./views/fleet.js";
 import { Load } from "./views/load.js";
@@ -63,7 +64,10 @@ function App() {
   const [help, setHelp] = useState(false);
   const where = params();
   const view = where.view in VIEWS ? where.view : FIRST;
-  const state = shown();
+  const live = shown();
+  const at = HAVE_PAST.has(view) && Number(where.at) > 0 ? Number(where.at) : null;
+  const past = usePast(at, live);
+  const state = past.state ?? live;
   const me = who();
 
   useEffect(() => {
@@ -84,13 +88,15 @@ function App() {
     <header class="top">
       <a class="brand" href=${place({ view: FIRST })}><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M8 7v18M16 5v22M24 7v18M4 13h24M4 20h24" /></svg>Corral</a>
       <span class="now soft">${state.broker && html`<b>${count(state.broker.tasks.running ?? 0)}</b> run, <b>${count(waits)}</b> wait`}</span>
+      ${me.history && HAVE_PAST.has(view) && at === null && html`<a class="quiet-button" href=${here({ at: Math.floor(present()) - 60 })} title="Look at a past moment">Past</a>`}
       <${Link} />
       <button type="button" class="round" title="Keys (?)" aria-label="Keys" onClick=${() => setHelp(true)}>?</button>
       ${me.name && html`<span class="me" title=${`What you may do: ${me.role}`}>${me.signed_in ? `${me.name}, ${me.role}` : me.role}</span>`}
       ${me.signed_in && html`<form method="post" action="/sign-out"><button class="quiet-button">Sign out</button></form>`}
     </header>
     <${Ways} view=${view} failed=${state.broker?.tasks.failed ?? 0} />
-    <main class=${stale() ? "stale" : ""} id="view">
+    <main class=${stale() && at === null ? "stale" : ""} id="view">
+      ${at !== null && html`<${TimeLine} at=${at} oldest=${past.oldest} error=${past.error} />`}
       ${state.loaded ? html`<${Safe} key=${view} view=${VIEWS[view]} state=${state} where=${where} />` : html`<p class="boot">Waiting for the gateway …</p>`}
     </main>
     <${Dialog} /><${Notices} />

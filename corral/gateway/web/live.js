@@ -1,7 +1,7 @@
 // What is: tasks, workers and the broker, kept current by one event stream. It says since when it is
 // stale, connects again by itself, and can be held still. How it is drawn is the views' matter.
 
-import { get, now } from "./api.js";
+import { get, present } from "./api.js";
 
 const AGAIN = 1500; // ms after which a stream that was refused is opened anew
 const SPARK = 40; // newest figures of a running task that a row draws
@@ -59,7 +59,7 @@ function draw() {
 
 /** Begin to follow. */
 export function follow() {
-  current.lost = now();
+  current.lost = present();
   connect();
 }
 
@@ -78,7 +78,7 @@ function connect() {
   });
   source.addEventListener("delta", (event) => fold(JSON.parse(event.data)));
   source.onerror = () => {
-    if (current.connected || current.lost === null) current.lost = now();
+    if (current.connected || current.lost === null) current.lost = present();
     current.connected = false;
     draw();
     if (source.readyState !== EventSource.CLOSED) return; // the browser connects again
@@ -90,7 +90,7 @@ function connect() {
 
 function fold(frame) {
   for (const row of frame.tasks ?? []) {
-    const task = { ...ROW, ...row };
+    const task = rowOf(row);
     current.tasks.set(row.id, task);
     spark(task);
   }
@@ -105,6 +105,9 @@ function fold(frame) {
   current.revision += (frame.tasks?.length ?? 0) + (frame.gone?.length ?? 0) + (frame.workers?.length ?? 0);
   draw();
 }
+
+/** A row with all its fields; those that have their default do not travel. */
+export const rowOf = (row) => ({ ...ROW, ...row });
 
 function spark(task) {
   if (task.state !== "running") return void current.sparks.delete(task.id);

@@ -66,8 +66,8 @@ function ticks(from, to) {
   return made;
 }
 
-export function Fleet({ state: { tasks, workers, loaded, at }, where }) {
-  const to = at ?? now();
+export function Fleet({ state: { tasks, workers, loaded }, where }) {
+  const to = now();
   const from = to - (SPANS[where.span] ?? SPANS["10m"]);
   const byWorker = new Map();
   for (const row of tasks.values()) {

@@ -23,7 +23,7 @@ export function Load({ state: { broker } }) {
   if (!broker) return html`<section class="view"><${Nothing}>Nothing is known of the broker yet.<//></section>`;
   const refused = Object.entries(broker.refused);
   return html`<section class="view">
-    <section class="block"><h2>Tasks <span class="soft">since the gateway started</span></h2><${Chart} label="Tasks by state" points=${depth} names=${LIVE} /></section>
+    <section class="block"><h2>Tasks</h2><${Chart} label="Tasks by state" points=${depth} names=${LIVE} /></section>
     <section class="block"><h2>Workers</h2><${Chart} label="Workers" points=${fleet} names=${["take work", "busy", "not there"]} /></section>
     <section class="block"><h2>Broker</h2>
       <dl class="facts">

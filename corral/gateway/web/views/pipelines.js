@@ -3,7 +3,7 @@
 
 import { html, useMemo, useState } from "../vendor/htm-preact.js";
 import { bulkAction, Buttons, may } from "../actions.js";
-import { get, segment } from "../api.js";
+import { get, pinned, segment } from "../api.js";
 import { clock, count, many, span, title } from "../format.js";
 import { layout } from "../graph.js";
 import { Answer, Nothing, useAnswer } from "../parts.js";
@@ -60,6 +60,9 @@ function Graph({ tasks, live }) {
   </div>`;
 }
 
+/** Of a past moment: what had been submitted by then. */
+const there = (tasks, live) => (pinned() ? new Map([...tasks].filter(([id]) => live.has(id))) : tasks);
+
 function Pipeline({ project, live }) {
   const mine = [...live.values()].filter((row) => row.project === project);
   const answer = useAnswer(async () => {
@@ -76,9 +79,9 @@ function Pipeline({ project, live }) {
       <span class="end"><${Buttons} actions=${actions} /></span></header>
     <p class="figures">${STATES.filter((state) => counts[state]).map((state) => html`<a key=${state} class=${`tally s-${state}`} href=${place({ view: "queue", state, project })}><${Mark} state=${state} /><b>${count(counts[state])}</b> ${state}</a> `)}</p>
     <${Answer} answer=${answer}>${(tasks) =>
-      tasks.size > DRAWN
-        ? html`<${Nothing}>${many(tasks.size, "task")} are too many for a picture. <a href=${place({ view: "queue", state: "all", project })}>They are in the queue.</a><//>`
-        : html`<${Graph} tasks=${tasks} live=${live} />`}<//>
+      there(tasks, live).size > DRAWN
+        ? html`<${Nothing}>${many(there(tasks, live).size, "task")} are too many for a picture. <a href=${place({ view: "queue", state: "all", project })}>They are in the queue.</a><//>`
+        : html`<${Graph} tasks=${there(tasks, live)} live=${live} />`}<//>
   </section>`;
 }
 

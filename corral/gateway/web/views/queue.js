@@ -3,7 +3,7 @@
 
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { ask, bulkAction, Buttons, first, may, taskActions } from "../actions.js";
-import { now } from "../api.js";
+import { now, pinned } from "../api.js";
 import { count, span } from "../format.js";
 import { onKeys } from "../keys.js";
 import { metricsLine, Nothing, Progress, Spark, TaskLink, WorkerLink } from "../parts.js";
@@ -75,7 +75,7 @@ function Verdict({ row }) {
 }
 
 function Detail({ row, sparks }) {
-  if (WAITS.has(row.state)) return html`<${Verdict} row=${row} />`;
+  if (WAITS.has(row.state)) return pinned() ? null : html`<${Verdict} row=${row} />`;
   if (row.state === "running")
     return html`<span class="runs"><${Progress} value=${row.progress} /><${Spark} values=${sparks.get(row.id)} /><span class="soft">${metricsLine(row.metrics)}</span></span>`;
   return html`<span class="soft" title=${row.why}>${row.why}</span>`;
@@ -148,7 +148,7 @@ export function Queue({ state: { tasks, broker, sparks, loaded }, where }) {
       ? html`<${Nothing}>Nothing here. <code>corral task submit echo hello=world</code> makes the smallest task there is.<//>`
       : html`<${Table} label="Tasks" columns=${columns(sparks)} rows=${rows} id=${(row) => row.id} sort=${where.sort ?? ""}
           onSort=${(sort) => go(here({ sort }), { replace: true })} onOpen=${(row) => go(place({ view: "task", id: row.id }))}
-          onSeen=${(seen) => want(seen.filter((row) => WAITS.has(row.state)))}
+          onSeen=${(seen) => pinned() || want(seen.filter((row) => WAITS.has(row.state)))}
           keys=${{ x: (row) => ask(first(taskActions(row), "Cancel")), r: (row) => ask(first(taskActions(row), "Retry")) }} />`}
   </section>`;
 }

@@ -2,7 +2,7 @@
 // among them, so that a rolling update is seen as it goes. Who updates is Ansible (`update.yml`).
 
 import { html } from "../vendor/htm-preact.js";
-import { get } from "../api.js";
+import { get, now } from "../api.js";
 import { clock, count, many } from "../format.js";
 import { Answer, Nothing, useAnswer, WorkerLink } from "../parts.js";
 import { Mark, State } from "../states.js";
@@ -38,9 +38,11 @@ export function Rollouts({ state: { workers, loaded } }) {
       ${leaving.length === 0 ? html`<${Nothing}>None.<//>` : html`<ul class="leaving">${leaving.map((worker) => html`<li key=${worker.name}><${State} state=${worker.status} /><${WorkerLink} name=${worker.name} />
         <span class="soft">${drainLine(worker)}${worker.tasks.length > 0 ? `; ${many(worker.tasks.length, "task")} left` : ""}</span></li>`)}</ul>`}
     </section>
-    <section class="block"><h2>What changed <span class="soft">since the gateway started</span></h2>
-      <${Answer} answer=${answer}>${(changes) =>
-        changes.length === 0 ? html`<${Nothing}>Nothing.<//>` : html`<ol class="changes">${changes.slice(-SHOWN).reverse().map((one, n) => html`<li key=${changes.length - n}><span class="story-time">${clock(one.at)}</span><${WorkerLink} name=${one.worker} /><b>${one.what}</b><span class="soft">${one.why}</span></li>`)}</ol>`}<//>
+    <section class="block"><h2>What changed</h2>
+      <${Answer} answer=${answer}>${(told) => {
+        const changes = told.filter((one) => one.at <= now());
+        return changes.length === 0 ? html`<${Nothing}>Nothing.<//>` : html`<ol class="changes">${changes.slice(-SHOWN).reverse().map((one, n) => html`<li key=${changes.length - n}><span class="story-time">${clock(one.at)}</span><${WorkerLink} name=${one.worker} /><b>${one.what}</b><span class="soft">${one.why}</span></li>`)}</ol>`;
+      }}<//>
     </section>
   </section>`;
 }
