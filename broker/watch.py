@@ -175,7 +175,7 @@ def _assigned(seq: int, fact: Assigned) -> Iterator[Update]:
             cause="assign",
             why=fact.decision,
             worker=fact.worker,
-            gpus=len(fact.gpus),
+            gpus=fact.gpus,
         )
 
 

@@ -362,7 +362,7 @@ class Update(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str = ""  #: told, as the next two are, when the task is submitted
     project: str = ""
     priority: int = 0
-    gpus: int = 0  #: that it was given; told when it is assigned
+    gpus: list[str] = []  #: that it was given; told when it is assigned
 
 
 class SubmittedView(Struct, frozen=True, kw_only=True):

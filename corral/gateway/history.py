@@ -197,7 +197,8 @@ class History:
                 found = file.execute(f"SELECT data FROM ({_THEN}) {first}", (until,))
                 tasks = [msgspec.json.decode(data, type=Row) for (data,) in found]
                 counted = f"SELECT state, count(*) FROM ({_THEN}) GROUP BY state"
-                counts = dict(file.execute(counted, (until,)).fetchall())
+                rows: Any = file.execute(counted, (until,)).fetchall()
+                counts: dict[str, int] = dict(rows)
                 oldest = file.execute("SELECT min(moment) FROM depth").get
                 workers = [*self._workers_at(until, file)]
         return Past(
@@ -210,6 +211,8 @@ class History:
 
     def told(self) -> tuple[list[Depth], list[Change]]:
         """Every depth and change that is known."""
+        depths: Any
+        changes: Any
         depths, changes = (
             self._connection.execute(f"SELECT data FROM {table} ORDER BY moment").fetchall()
             for table in ("depth", "change")

@@ -92,8 +92,6 @@ class Page:
         else:
             self._ended.pop(row.id, None)
         self._mark("task", row.id)
-        if row.worker in self._workers and (isinstance(change, TaskView) or change.worker):
-            self._see_holders(self._workers[row.worker])
         if len(self._rows) > self._window:
             self._make_room()
 
@@ -112,9 +110,8 @@ class Page:
             self._mark("task", id)
             self._forget()
 
-    def see_workers(self, views: Sequence[WorkerView]) -> list[Row]:
-        """These are all workers there are. Gives the tasks of which they tell new GPUs."""
-        held: list[Row] = []
+    def see_workers(self, views: Sequence[WorkerView]) -> None:
+        """These are all workers there are."""
         there = {view.name: view for view in views}
         for name in [name for name in self._workers if name not in there]:
             del self._workers[name]
@@ -124,23 +121,7 @@ class Page:
             if before is None or _is_news(before, view):
                 self._workers[name] = view
                 self._mark("worker", name)
-                held += self._see_holders(view)
         self._forget()
-        return held
-
-    def _see_holders(self, view: WorkerView) -> list[Row]:
-        """No change of a task tells which GPUs it was given; its worker does."""
-        found: list[Row] = []
-        held: dict[str, list[str]] = {}
-        for gpu in view.gpus:
-            held.setdefault(gpu.holder, []).append(gpu.uuid)
-        for id, gpus in held.items():
-            row = self._rows.get(id)
-            if row is not None and row.gpus != gpus:
-                row.gpus = gpus
-                found.append(row)
-                self._mark("task", id)
-        return found
 
     def see_broker(self, view: BrokerView) -> None:
         """The broker's figures."""
@@ -250,7 +231,7 @@ def _fold(row: Row, update: Update) -> None:
         row.submitted = update.at
     if row.state is State.RUNNING:
         row.worker, row.started, row.ended = update.worker, update.at, None
-        row.progress, row.metrics, row.gpus = None, {}, []
+        row.progress, row.metrics, row.gpus = None, {}, update.gpus
     elif row.state in TERMINAL:
         row.ended = update.at
         row.progress = update.progress if update.progress is not None else row.progress

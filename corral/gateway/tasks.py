@@ -32,6 +32,8 @@ from corral.messages import Submit as SubmitCall
 from corral.tasks import TERMINAL, State, Task, request_id
 
 MOST_AT_ONCE = 100_000  # tasks in one bulk action, or in one submission
+WRONG_BY = 1.0  # seconds in which the broker says that there is no such log
+Piece = asyncio.Future[bytes | None]
 Short = Annotated[str, Meta(max_length=200)]
 Reason = Annotated[str, Meta(max_length=1000)]
 
@@ -189,27 +191,30 @@ async def logs(ask: Ask) -> ASGIApp:
     id = (await _view(ask)).id
     pieces = ask.upstream.client.logs(id, asked.attempt, asked.follow)
     assert isinstance(pieces, AsyncGenerator)
-    first = await anext(pieces, b"")  # what is wrong is told before the answer begins
-    return StreamingResponse(_until_closing(ask, first, pieces), media_type=LOG.media_type)
+    closing = asyncio.create_task(ask.hub.closing.wait())
+    piece: Piece = asyncio.ensure_future(anext(pieces, None))
+    # What is wrong is told before the answer begins, but nobody waits for a first line.
+    either: set[asyncio.Future[Any]] = {piece, closing}
+    await asyncio.wait(either, timeout=WRONG_BY, return_when=asyncio.FIRST_COMPLETED)
+    if piece.done():
+        piece.result()
+    return StreamingResponse(_until_closing(closing, piece, pieces), media_type=LOG.media_type)
 
 
 async def _until_closing(
-    ask: Ask, first: bytes, rest: AsyncGenerator[bytes, None]
+    closing: asyncio.Future[Any], piece: Piece, rest: AsyncGenerator[bytes, None]
 ) -> AsyncIterator[bytes]:
     """The pieces, but no longer than the gateway runs, or the reader stays."""
-    closing = asyncio.create_task(ask.hub.closing.wait())
-    piece: asyncio.Future[bytes | None] | None = None
     try:
-        yield first
-        while not closing.done():
-            piece = asyncio.ensure_future(anext(rest, None))
+        while True:
             await asyncio.wait({piece, closing}, return_when=asyncio.FIRST_COMPLETED)
             if not piece.done() or (data := piece.result()) is None:
                 return
             yield data
+            piece = asyncio.ensure_future(anext(rest, None))
     finally:
         closing.cancel()
-        if piece is not None and not piece.done():
+        if not piece.done():
             piece.cancel()  # and with it what makes the pieces, which cannot be closed at work
         else:
             await rest.aclose()

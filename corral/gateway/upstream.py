@@ -141,14 +141,12 @@ class Upstream:
 
     def _see_workers(self, views: list[WorkerView]) -> None:
         now = time.time()
-        held = self.page.see_workers(views)
+        self.page.see_workers(views)
         changes = self.trends.see_workers(views, now)
         if self.history is not None:
             self.history.see_workers(views, now)
             for change in changes:
                 self.history.see_change(change)
-            for row in held:
-                self.history.see(row, now)
 
     async def _look_up(self, client: AsyncClient) -> None:
         """Learn what tasks are of which the page knows no more than a change."""

@@ -99,7 +99,7 @@ def test_the_past_is_found_by_a_line_of_time(day: Day, looker: Visitor) -> None:
     page.get_by_role("link", name="Past").click()
     line = page.get_by_role("group", name="A past moment")
     expect(line).to_contain_text("as of")
-    slider = page.get_by_label("Moment")
+    slider = page.get_by_role("slider", name="Moment")
     second = int(day.during) + 1
     slider.evaluate(
         "(one, to) => { one.value = to; one.dispatchEvent(new Event('input', {bubbles: true})); }",

@@ -59,7 +59,7 @@ def world(fleet: Fleet, gateway: Gateway) -> World:
 
 
 def test_fleet(world: World, visitor: Visitor) -> None:
-    page = visitor.go("?view=fleet&span=2m")
+    page = visitor.go("?view=fleet&span=10m")  # the tests before this one took their time
     expect(page.locator(".worker")).to_have_count(2)
     expect(page.get_by_text("2 workers on 1 hosts")).to_be_visible()
     card = page.locator(".lane.gpu")

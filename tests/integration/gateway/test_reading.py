@@ -150,3 +150,12 @@ def test_one_who_leaves_a_log_that_goes_on_leaves_no_error(house: House, tmp_pat
                 assert b"on and on" in next(log.iter_bytes())
         rest.post(f"/tasks/{id}/cancel")
         gateway.stop()  # looks at what it wrote meanwhile
+
+
+def test_a_log_that_says_nothing_yet_does_not_hold_up_the_end(house: House, tmp_path: Path) -> None:
+    with Gateway(tmp_path, house.fleet.endpoint) as gateway, gateway.client() as rest:
+        id = rest.post("/tasks", json={"kind": "sleep", "params": {"seconds": 600}}).json()["id"]
+        with rest.stream("GET", f"/tasks/{id}/logs?follow=true") as log:
+            assert log.status_code == 200
+            assert gateway.stop() < 2
+    Client(house.fleet.endpoint).cancel([id])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.gateway.page import STILL, Frame, Page, Row
-from corral.messages import GpuView, TaskView, Update, WorkerView
+from corral.messages import TaskView, Update, WorkerView
 from corral.tasks import Failure, State
 
 
@@ -197,17 +197,11 @@ def test_memory_does_not_grow_with_time() -> None:
     assert page.since(0) is None
 
 
-def test_a_task_s_gpus_are_those_that_its_worker_says_it_holds() -> None:
+def test_a_task_s_gpus_are_those_that_it_was_given_last() -> None:
     page = Page(0.0)
     page.fold(update("a", kind="train"))
-    page.fold(update("a", "assign", State.RUNNING, worker="w1", at=2.0))
-    cards = [GpuView(uuid="x", memory_gb=8.0, holder="a"), GpuView(uuid="y", memory_gb=8.0)]
-    page.see_workers([worker("w1", gpus=cards)])
-    assert rows(page.everything())["a"].gpus == ["x"]
-    at = page.rev
-    page.see_workers([worker("w1", gpus=[GpuView(uuid="x", memory_gb=8.0)])])
+    page.fold(update("a", "assign", State.RUNNING, worker="w1", at=2.0, gpus=["x"]))
     page.fold(update("a", "succeed", State.SUCCEEDED, at=3.0))
-    assert rows(page.since(at))["a"].gpus == ["x"]  # where it ran stays known
-    page.see_workers([worker("w1", gpus=cards)])  # the worker was asked before the change came
+    assert rows(page.everything())["a"].gpus == ["x"]  # where it ran stays known
     page.fold(update("a", "assign", State.RUNNING, worker="w1", at=4.0))
-    assert rows(page.everything())["a"].gpus == ["x"]
+    assert rows(page.everything())["a"].gpus == []

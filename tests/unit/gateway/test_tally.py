@@ -34,9 +34,11 @@ class Told:
         update = Update(seq=self._seq, at=at, id=id, kind=kind, cause=cause, state=state, **more)
         self.tally.fold(update)
 
-    def life(self, id: str, *, at: float, wait: float, run: float, gpus: int = 0) -> None:
+    def life(
+        self, id: str, *, at: float, wait: float, run: float, gpus: tuple[str, ...] = ()
+    ) -> None:
         self.tell(id, "submit", State.QUEUED, at)
-        self.tell(id, "assign", State.RUNNING, at + wait, gpus=gpus)
+        self.tell(id, "assign", State.RUNNING, at + wait, gpus=[*gpus])
         self.tell(id, "succeed", State.SUCCEEDED, at + wait + run)
 
 
@@ -51,7 +53,7 @@ def nonzero(counter: dict[Any, int]) -> dict[Any, int]:
 def test_a_task_is_counted_with_its_wait_and_its_run() -> None:
     told = Told()
     told.life("a", at=10.0, wait=2.0, run=30.0)
-    told.life("b", at=20.0, wait=0.5, run=4.0, gpus=1)
+    told.life("b", at=20.0, wait=0.5, run=4.0, gpus=("x",))
     tally = told.tally
     assert tally.submitted == {"work": 2}
     assert nonzero(tally.ended) == {("work", "succeeded"): 2}
