@@ -178,6 +178,15 @@ def test_a_kind_tells_how_many_wait_and_how_slow_its_slowest_attempt_is(story: S
     assert story.task(third).state is State.QUEUED
 
 
+def test_nothing_is_slow_of_which_nothing_is_expected_yet(story: Story) -> None:
+    worker, client = story.worker("w1"), story.client()
+    id = client.submit("work")
+    worker.gets(id)
+    worker.begins(id)
+    story.later(60.0)
+    assert kind_views(story.state, story.now)[0].slowest == 0.0
+
+
 def test_what_is_expected_to_be_short_is_judged_as_a_second(story: Story) -> None:
     worker, client = story.worker("w1"), story.client()
     for _ in range(5):
