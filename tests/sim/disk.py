@@ -283,7 +283,7 @@ class SimStore:
     def backup(
         self, target: Path, draft: Path, unfolded: Callable[[], Collection[str]], pages: int = 64
     ) -> Generator[float, None, Copied]:
-        """See `Store.backup`."""
+        """Nobody in the simulated hours asks for a copy; tests/chaos/test_backup.py does."""
         raise NotImplementedError
 
     def usage(self) -> Usage:
