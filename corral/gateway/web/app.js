@@ -1,7 +1,7 @@
 // The page around the views: its head, the ways between views, whether what is shown is current,
 // and the keys that mean the same everywhere. Each view has a file of its own.
 
-import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { html, render, useErrorBoundary, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { Dialog, iAm, who } from "./actions.js";
 import { get, present } from "./api.js";
 import { clock, count, many } from "./format.js";
@@ -70,14 +70,14 @@ function App() {
   const state = past.state ?? live;
   const me = who();
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const again = () => redraw((n) => n + 1);
     const beat = setInterval(() => pause() || again(), BEAT);
     const ends = [onNews(again), onMove(again), () => clearInterval(beat)];
     get("/me").then((told) => (iAm(told), again()), (error) => notify(error.message, true));
     return () => ends.forEach((end) => end());
   }, []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const ways = Object.keys(WAYS).map((name, n) => [String(n + 1), () => go(place({ view: name }))]);
     return onKeys({ ...Object.fromEntries(ways), "?": () => setHelp(true), p: toggle, Backspace: () => history.back() });
   }, []);

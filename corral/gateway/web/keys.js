@@ -15,13 +15,17 @@ export const HELP = [
   ["?", "this"],
 ];
 
-/** Let keys do something, until the function that this returns is called. */
+/**
+ * Let keys do something, until the function that this returns is called. Call it from a layout effect:
+ * what is seen answers its keys at once, while other effects run a frame later.
+ */
 export function onKeys(does) {
   stack.push(does);
   return () => stack.splice(stack.indexOf(does), 1);
 }
 
-const TYPING = "input, textarea, select, [contenteditable], dialog";
+// A dialog that has just been closed keeps the focus until the page is drawn again.
+const TYPING = ":is(input, textarea, select, [contenteditable]):not(dialog:not([open]) *)";
 
 addEventListener("keydown", (event) => {
   if (event.metaKey || event.ctrlKey || event.altKey) return;
@@ -30,7 +34,7 @@ addEventListener("keydown", (event) => {
     event.target.blur();
   }
   if (event.target.closest?.(TYPING) || document.querySelector("dialog[open]")) return;
-  if (event.key === "Enter" && event.target.closest?.("a, button, summary")) return;
+  if (event.key === "Enter" && event.target.closest?.(":is(a, button, summary):not(dialog:not([open]) *)")) return;
   const does = stack.findLast((one) => event.key in one)?.[event.key];
   if (!does) return;
   event.preventDefault();

@@ -107,9 +107,38 @@ def test_all_by_keyboard(client: Client, visitor: Visitor) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("retry the task")
     visitor.picture("keys")
     page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.keyboard.press("Backspace")
     expect(page.get_by_label("Filter")).to_have_value("key")
     client.cancel([first])
+
+
+def test_a_view_answers_its_keys_as_soon_as_it_is_there(visitor: Visitor) -> None:
+    page = visitor.go()
+    # Both keys in one frame: nothing that is done after the drawing comes between them.
+    typed = page.evaluate("""async () => {
+        const press = (key) => dispatchEvent(new KeyboardEvent("keydown", { key }));
+        press("2");
+        while (!document.querySelector("[role=search]")) await null;
+        press("/");
+        return document.activeElement.getAttribute("aria-label");
+    }""")
+    assert typed == "Filter"
+
+
+def test_the_page_has_its_keys_again_as_soon_as_a_dialog_is_closed(visitor: Visitor) -> None:
+    page = visitor.go()
+    place = page.evaluate("""async () => {
+        const press = (key) => document.activeElement.dispatchEvent(
+            new KeyboardEvent("keydown", { key, bubbles: true }));
+        press("?");
+        while (!document.querySelector("dialog[open]")) await null;
+        document.querySelector("dialog button").focus();
+        document.querySelector("dialog").close();
+        press("2");
+        return location.search;
+    }""")
+    assert place == "?view=queue"
 
 
 def test_many_at_once_by_a_filter(client: Client, visitor: Visitor) -> None:

@@ -1,7 +1,7 @@
 // The queue: tasks by state, with the reason why each one waits and what would let it run. It shows
 // the window that the gateway streams; the counts above it are of all tasks.
 
-import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { ask, bulkAction, Buttons, first, may, taskActions } from "../actions.js";
 import { now, pinned } from "../api.js";
 import { count, span } from "../format.js";
@@ -130,7 +130,7 @@ export function Queue({ state: { tasks, broker, sparks, loaded }, where }) {
   const [, redraw] = useState(0);
   const search = useRef(null);
   useEffect(() => onVerdict(() => redraw((n) => n + 1)), []);
-  useEffect(() => onKeys({ "/": () => search.current?.focus() }), []);
+  useLayoutEffect(() => onKeys({ "/": () => search.current?.focus() }), []);
   const rows = chosen(tasks, where);
   const distinct = (name) => [...new Set([...tasks.values()].map((row) => row[name]).filter(Boolean))].sort();
   return html`<section class="view fill">

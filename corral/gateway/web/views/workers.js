@@ -1,7 +1,7 @@
 // Workers: what each one is, has and runs, who drains it and why; drain and resume. What they ran
 // over time is in `fleet.js`, what changed among them in `rollouts.js`.
 
-import { html, useEffect, useRef } from "../vendor/htm-preact.js";
+import { html, useLayoutEffect, useRef } from "../vendor/htm-preact.js";
 import { ask, Buttons, first, may, workerActions } from "../actions.js";
 import { now } from "../api.js";
 import { bytes, clock, command, span } from "../format.js";
@@ -61,7 +61,7 @@ function One({ worker, tasks }) {
 
 export function Workers({ state: { workers, tasks, loaded }, where }) {
   const search = useRef(null);
-  useEffect(() => onKeys({ "/": () => search.current?.focus() }), []);
+  useLayoutEffect(() => onKeys({ "/": () => search.current?.focus() }), []);
   const text = (where.q ?? "").toLowerCase();
   const rows = [...workers.values()]
     .filter((w) => !text || [w.name, w.status, hostOf(w), w.drain_reason, w.about.corral ?? "", ...w.kinds].some((word) => word.toLowerCase().includes(text)))
