@@ -29,7 +29,7 @@ from corral.messages import Update, Updates, Watch
 from corral.tasks import TERMINAL, TRANSITIONS, State
 
 MAX_SNAPSHOT = 5000  # tasks in a snapshot: the unfinished, then the newest
-MAX_REPLAY = 10_000  # journal rows read for one that resumes; beyond, it gets a snapshot
+MAX_REPLAY = 10_000  # updates for one that resumes; beyond, it gets a snapshot
 MAX_WATCHERS = 1000
 
 
@@ -80,6 +80,8 @@ class Watches:
                 return None
             reached = lsn
             updates += updates_of(lsn, decode_facts(entry))
+            if len(updates) > MAX_REPLAY:
+                return None  # one row may hold what a thousand tasks did
         return updates if reached == seq else None
 
     def _snapshot(self, watcher: Watcher, state: BrokerState, seq: int) -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 
+from corral import Task
 from corral.messages import Update
 from corral.tasks import State
 from tests.integration.conftest import Fleet
@@ -35,3 +36,14 @@ def test_what_ended_before_an_orderly_restart_is_told(fleet: Fleet, named: bool)
     assert told[with_result.id].cause == "snapshot"
     assert told[waiting.id].state in (State.QUEUED, State.RUNNING)
     client.cancel([waiting.id])
+
+
+def test_one_that_missed_much_gets_a_snapshot_however_few_commits_made_it(fleet: Fleet) -> None:
+    fleet.start_worker()
+    client = fleet.client()
+    # Some 12,000 updates, in a few rows of the journal: each of them told would be many megabytes.
+    handles = client.submit_many((Task("sleep", {"seconds": 60.0}) for _ in range(12_000)), 2_000)
+    told = first(fleet.client().watch(since=0), 5_000)
+    assert {update.cause for update in told} == {"snapshot"}
+    assert len({update.id for update in told}) == 5_000
+    client.cancel([handle.id for handle in handles])
