@@ -42,7 +42,7 @@ def explain(state: BrokerState, id: str, now: float) -> Explanation:
         return Explanation(id=id, state=task.state, summary=_ENDED[task.state](task))
     search = Search(state, task, now)
     parts = search.cure()
-    cure = [structs.replace(part, text=_WORDS[part.action](search, part)) for part in parts]
+    cure = [structs.replace(part, text=WORDS[part.action](search, part)) for part in parts]
     return Explanation(
         id=id,
         state=task.state,
@@ -266,7 +266,8 @@ _UNITS = {
     "gpus": ("GPU", "GPUs"),
     "gpu_memory_gb": ("GiB on each GPU",) * 2,
 }
-_WORDS: dict[str, Callable[[Search, Part], str]] = {
+#: every action of a cure, in words
+WORDS: dict[str, Callable[[Search, Part], str]] = {
     "free": _say_free,
     "add": _say_add,
     "resume": _say_resume,

@@ -39,10 +39,10 @@ def until(what: str, condition: Callable[[], object], seconds: float = PATIENCE)
 class Fleet:
     """One broker and its workers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = SETTINGS) -> None:
         self.folder = folder
         settings = folder / "corral.yaml"
-        settings.write_text(SETTINGS)
+        settings.write_text(config)
         self.broker = BrokerDaemon(folder / "broker", options=("--config", settings))
         self.broker.start()
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
