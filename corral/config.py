@@ -51,6 +51,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     audit: str = ""  #: file that gets a line for each action; empty: stderr
     history: str = ""  #: file that remembers what was, for looking back; empty: nothing does
     history_retention: float = 604_800.0  #: seconds after which it forgets
+    expect: str = ""  #: file of the workers that ought to be there, one name a line
     rate: float = 50.0  #: requests a second that one caller may make; bursts are let through
     streams: int = 100  #: pages at once
     max_body: int = 8 << 20  #: bytes

@@ -157,7 +157,7 @@ def metrics() -> str:
     """Every figure that Prometheus is told, and every alert."""
     templates = Environment(loader=FileSystemLoader(ROOT / "templates" / "prometheus"))
     rules = templates.get_template("corral-rules.yml.j2")
-    groups = yaml.safe_load(rules.render(monitoring_workers=["WORKER"]))["groups"]
+    groups = yaml.safe_load(rules.render())["groups"]
     parts = [
         "# Metrics and alerts",
         HEAD.format(source="`corral/gateway/figures.py` and `templates/prometheus`"),
@@ -187,8 +187,9 @@ def metrics() -> str:
                 for rule in group["rules"]
             ],
         ),
-        "`CorralWorkerMissing` is there for each worker of the inventory, and the 1 in"
-        " `CorralFewWorkers` is their number; without an inventory, it is how many are registered.",
+        "Which workers are expected is told by the gateway, from its file `expect`: on a fleet, by"
+        " the inventory. Without one `CorralWorkerMissing` never fires, and `CorralFewWorkers` is"
+        " about those that are registered.",
     ]
     return "\n\n".join(parts) + "\n"
 

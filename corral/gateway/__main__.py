@@ -61,6 +61,7 @@ def cli() -> None:
 @click.option("--tokens", type=click.Path(), help="Table of bearer tokens.")
 @click.option("--audit", type=click.Path(), help="File for a line per action. Default: stderr.")
 @click.option("--history", type=click.Path(), help="File that remembers what was.")
+@click.option("--expect", type=click.Path(), help="File of the workers that ought to be there.")
 @click.option("--config", "file", type=click.Path(), help="Configuration file.")
 def start(file: str | None, **options: Any) -> None:
     """Serve until SIGTERM.
@@ -92,6 +93,7 @@ def _settings(file: str | None, options: dict[str, Any]) -> Settings:
         "gateway.tokens": options["tokens"],
         "gateway.audit": options["audit"],
         "gateway.history": options["history"],
+        "gateway.expect": options["expect"],
     }
     environment = dict(os.environ)
     if file is not None:

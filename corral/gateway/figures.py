@@ -28,6 +28,7 @@ class Seen(NamedTuple):
     streams: int
     broker: BrokerView | None
     workers: list[WorkerView]
+    expected: list[str]  #: workers that ought to be there
     answered: float  #: seconds that the broker took to answer
 
 
@@ -220,6 +221,12 @@ FIGURES: tuple[Figure, ...] = (
         "corral_worker_open", ("worker",),
         "Whether it is given work: 1 while it is live and neither draining nor drained.",
         _by_worker(lambda worker, _: worker.health == "live" and worker.admission == "open"),
+    ),
+    Figure(
+        "corral_worker_expected", ("worker",),
+        "1 for each worker that ought to be there, registered or not: those of the gateway's file "
+        "`expect`.",
+        lambda seen: (((name,), 1) for name in seen.expected),
     ),
     Figure(
         "corral_worker_heartbeat_age_seconds", ("worker",),

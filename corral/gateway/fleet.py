@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from starlette.types import ASGIApp
 
 from corral.errors import NotFound
+from corral.gateway.expected import Difference, difference
 from corral.gateway.history import Past
 from corral.gateway.problems import NoHistory, TooManyStreams
 from corral.gateway.routes import Ask, Resource, Stream
@@ -65,6 +66,13 @@ async def fleet(ask: Ask) -> list[WorkerView]:
     return await ask.upstream.client.workers()
 
 
+async def expected(ask: Ask) -> Difference:
+    """Tell which workers ought to be there, who of them is not, and whom nobody expects."""
+    file = ask.upstream.expected
+    names = file.names() if file is not None else None
+    return difference(names, await ask.upstream.client.workers())
+
+
 async def worker(ask: Ask) -> WorkerView:
     """Tell everything about a worker."""
     name = ask.path["name"]
@@ -113,6 +121,7 @@ READ = (
     Resource("GET", "/broker", broker, BrokerView),
     Resource("GET", "/broker/depth", depth, list[Depth]),
     Resource("GET", "/fleet/changes", changes, list[Change]),
+    Resource("GET", "/fleet/expected", expected, Difference),
     Resource("GET", "/fleet", fleet, list[WorkerView]),
     Resource("GET", "/past", past, Past, query=Moment),
     Resource("GET", "/stream", stream, EVENTS),

@@ -88,7 +88,8 @@ async def _look(upstream: Upstream, streams: int) -> Seen:
             answered = time.monotonic() - began
             workers = await upstream.client.workers()
             broker = view
-    return Seen(time.time(), upstream.tally, streams, broker, workers, answered)
+    expected = upstream.expected.names() if upstream.expected is not None else []
+    return Seen(time.time(), upstream.tally, streams, broker, workers, expected, answered)
 
 
 async def tell(ask: Ask) -> ASGIApp:

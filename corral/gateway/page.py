@@ -58,6 +58,7 @@ class Frame(Struct, omit_defaults=True, kw_only=True):
     workers_gone: list[str] = []
     broker: BrokerView | None = None
     link: Link | None = None
+    expected: list[str] | None = None  #: workers that ought to be there, when somebody has said so
 
 
 class Page:
@@ -71,6 +72,7 @@ class Page:
         self._ended: OrderedDict[str, None] = OrderedDict()  #: those of them that are over
         self._workers: dict[str, WorkerView] = {}
         self._broker: BrokerView | None = None
+        self._expected: list[str] | None = None
         self._link = Link(up=False, since=now)
         #: what -> the revision that changed it last; the newest are at the end
         self._changed: OrderedDict[tuple[str, str], int] = OrderedDict()
@@ -123,6 +125,12 @@ class Page:
                 self._mark("worker", name)
         self._forget()
 
+    def see_expected(self, names: list[str]) -> None:
+        """These workers ought to be there."""
+        if names != self._expected:
+            self._expected = names
+            self._mark("expected", "")
+
     def see_broker(self, view: BrokerView) -> None:
         """The broker's figures."""
         if view != self._broker:
@@ -160,6 +168,7 @@ class Page:
             workers=list(self._workers.values()),
             broker=self._broker,
             link=self._link,
+            expected=self._expected,
         )
 
     def since(self, rev: int) -> Frame | None:
@@ -176,6 +185,8 @@ class Page:
                 _sort(self._workers.get(name), name, frame.workers, frame.workers_gone)
             elif what == "broker":
                 frame.broker = self._broker
+            elif what == "expected":
+                frame.expected = self._expected
             else:
                 frame.link = self._link
         frame.tasks.reverse()  # oldest change first, as they happened

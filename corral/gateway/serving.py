@@ -21,6 +21,7 @@ from corral.client import AsyncClient
 from corral.config import Settings
 from corral.gateway.app import build
 from corral.gateway.door import LOOPBACK, Door, Guests, Pace, Tokens
+from corral.gateway.expected import Expected
 from corral.gateway.history import History
 from corral.gateway.metrics import Counted
 from corral.gateway.stream import Hub
@@ -51,7 +52,8 @@ async def serve(
     )
     keep = mine.history_retention
     history = History(Path(mine.history), keep) if mine.history else None
-    upstream = Upstream(connect, ", ".join(settings.endpoints), history)
+    expected = Expected(Path(mine.expect)) if mine.expect else None
+    upstream = Upstream(connect, ", ".join(settings.endpoints), history, expected)
     hub = Hub(upstream.page, mine.streams)
     app = build(upstream, hub, guests, mine.max_body)
     door = Door(app, guests, hosts, Pace(mine.rate), audit)

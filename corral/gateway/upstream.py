@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from corral.client import AsyncClient
 from corral.errors import BrokerUnreachable, CorralError, NotFound
+from corral.gateway.expected import Expected
 from corral.gateway.history import History
 from corral.gateway.page import Page
 from corral.gateway.problems import BrokerAway, moment
@@ -38,13 +39,18 @@ class Upstream:
     """The broker, as the gateway sees it."""
 
     def __init__(
-        self, connect: Callable[[], AsyncClient], endpoint: str, history: History | None = None
+        self,
+        connect: Callable[[], AsyncClient],
+        endpoint: str,
+        history: History | None = None,
+        expected: Expected | None = None,
     ) -> None:
         now = time.time()
         self.endpoint = endpoint
         self.page = Page(now)
         self.tally = Tally()
         self.history = history
+        self.expected = expected
         self.trends = Trends(*(history.told() if history else ()))
         self.watched = 0  #: open streams: without one nobody needs the workers each second
         self.ready = asyncio.Event()  #: the broker was heard once
@@ -106,6 +112,8 @@ class Upstream:
     async def _poll(self, client: AsyncClient) -> None:
         """Ask for what no change tells: figures, workers, what a task is called."""
         for turn in itertools.count():
+            if self.expected is not None:
+                self.page.see_expected(self.expected.names())
             try:
                 if client.connected:
                     view = await client.status()

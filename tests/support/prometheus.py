@@ -144,16 +144,14 @@ def ringing(folder: Path, phone: Phone) -> Iterator[int]:
 
 
 @contextmanager
-def watching(
-    folder: Path, gateway: str, workers: list[str], token: str = "", ringer: int = 9093
-) -> Iterator[Watch]:
-    """Prometheus over one gateway and an inventory of workers."""
+def watching(folder: Path, gateway: str, token: str = "", ringer: int = 9093) -> Iterator[Watch]:
+    """Prometheus over one gateway."""
     folder.mkdir()
     port = free_port()
     config = _shown_config().replace("15s", "300ms").replace(":9093", f":{ringer}")
     if not token:
         config = re.sub(r".*authorization.*\n", "", config)
-    rules = rendered("corral-rules.yml", monitoring_workers=workers)
+    rules = rendered("corral-rules.yml")
     files = {
         "corral.token": f"{token}\n",
         "corral-targets.json": rendered("corral-targets.json", monitoring_gateways=[gateway]),

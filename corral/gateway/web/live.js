@@ -14,6 +14,7 @@ const current = {
   tasks: new Map(), // id -> row; a row is replaced, never changed
   workers: new Map(),
   broker: null,
+  expected: null, // names of the workers that ought to be there; null: nobody has said
   link: null, // whether the gateway hears the broker
   sparks: new Map(), // id -> the newest values of its first metric
   loaded: false,
@@ -73,6 +74,7 @@ function connect() {
   source.addEventListener("snapshot", (event) => {
     current.tasks.clear();
     current.workers.clear();
+    current.expected = null;
     fold(JSON.parse(event.data));
     current.loaded = true;
   });
@@ -101,6 +103,7 @@ function fold(frame) {
   for (const worker of frame.workers ?? []) current.workers.set(worker.name, worker);
   for (const name of frame.workers_gone ?? []) current.workers.delete(name);
   if (frame.broker) current.broker = frame.broker;
+  if (frame.expected) current.expected = frame.expected;
   if (frame.link) current.link = frame.link;
   current.revision += (frame.tasks?.length ?? 0) + (frame.gone?.length ?? 0) + (frame.workers?.length ?? 0);
   draw();

@@ -27,9 +27,11 @@ class Watched(NamedTuple):
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Three workers of an inventory of four; Prometheus comes in by a viewer's token."""
+    """Three workers of four that are expected; Prometheus comes in by a viewer's token."""
     folder = tmp_path_factory.mktemp("house")
     table = folder / "tokens.json"
+    expected = folder / "expected"
+    expected.write_text("w1\nw2\nw3\nw9\n")
     corral = Path(sys.executable).with_name("corral")
     made = [corral, "gateway", "token", "new", "prometheus", "--role", "viewer", "--tokens", table]
     token = subprocess.run(made, capture_output=True, text=True, check=True).stdout.strip()
@@ -41,11 +43,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         with (
             Phone() as phone,
             ringing(folder / "alertmanager", phone) as ringer,
-            Gateway(folder, fleet.endpoint, "--tokens", table) as gateway,
-            watching(
-                folder / "prometheus", gateway.bind, ["w1", "w2", "w3", "w9"], token, ringer
-            ) as watch,
-        ):  # fmt: skip
+            Gateway(folder, fleet.endpoint, "--tokens", table, "--expect", expected) as gateway,
+            watching(folder / "prometheus", gateway.bind, token, ringer) as watch,
+        ):
             yield Watched(token, fleet, gateway, watch, phone)
     finally:
         fleet.close()

@@ -123,7 +123,7 @@ def fill_the_disk(disk: Path) -> None:
         fleet.start_broker()
         with (
             Gateway(Path(elsewhere), fleet.endpoint) as gateway,
-            watching(Path(elsewhere, "prometheus"), gateway.bind, []) as watch,
+            watching(Path(elsewhere, "prometheus"), gateway.bind) as watch,
         ):
             until("it is watched", lambda: watch.answers("corral_store_full") == [0])
             until("its start is over", lambda: not watch.firing())

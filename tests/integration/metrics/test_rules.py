@@ -11,14 +11,13 @@ import yaml
 from tests.support.prometheus import rendered, run
 
 STORIES = Path(__file__).with_name("rules.yml")
-WORKERS = [f"worker-{number}" for number in range(1, 5)]
 
 
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
-    """The rules of a fleet with four workers."""
+    """The rules, as Prometheus reads them."""
     file = tmp_path / "corral-rules.yml"
-    file.write_text(rendered("corral-rules.yml", monitoring_workers=WORKERS))
+    file.write_text(rendered("corral-rules.yml"))
     return file
 
 
@@ -28,11 +27,11 @@ def test_the_rules_are_rules(rules: Path) -> None:
     assert f"SUCCESS: {len(alerts)} rules found" in run("promtool", "check", "rules", rules)
 
 
-def test_without_an_inventory_the_registered_workers_are_counted(tmp_path: Path) -> None:
-    file = tmp_path / "corral-rules.yml"
-    file.write_text(rendered("corral-rules.yml", monitoring_workers=[]))
+def test_where_nobody_says_whom_to_expect_the_registered_workers_are_counted(
+    rules: Path, tmp_path: Path
+) -> None:
     story = {
-        "rule_files": [file.name],
+        "rule_files": [rules.name],
         "tests": [
             {
                 "interval": "1m",

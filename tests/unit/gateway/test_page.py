@@ -205,3 +205,17 @@ def test_a_task_s_gpus_are_those_that_it_was_given_last() -> None:
     assert rows(page.everything())["a"].gpus == ["x"]  # where it ran stays known
     page.fold(update("a", "assign", State.RUNNING, worker="w1", at=4.0))
     assert rows(page.everything())["a"].gpus == []
+
+
+def test_who_is_expected_is_told_when_it_changes_and_not_again() -> None:
+    page = Page(0.0)
+    assert page.everything().expected is None
+    page.see_expected(["w1"])
+    first = page.everything()
+    assert first.expected == ["w1"]
+    page.see_expected(["w1"])
+    assert page.rev == first.at
+    page.see_expected([])
+    frame = page.since(first.at)
+    assert frame is not None
+    assert frame.expected == []

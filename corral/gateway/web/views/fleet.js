@@ -3,6 +3,7 @@
 
 import { html } from "../vendor/htm-preact.js";
 import { now } from "../api.js";
+import { Expected } from "../expected.js";
 import { clock, count, many, short, span, title } from "../format.js";
 import { bars, idle, intervals, packed } from "../lanes.js";
 import { Nothing, WorkerLink } from "../parts.js";
@@ -66,7 +67,7 @@ function ticks(from, to) {
   return made;
 }
 
-export function Fleet({ state: { tasks, workers, loaded }, where }) {
+export function Fleet({ state: { tasks, workers, expected, loaded }, where }) {
   const to = now();
   const from = to - (SPANS[where.span] ?? SPANS["10m"]);
   const byWorker = new Map();
@@ -89,6 +90,7 @@ export function Fleet({ state: { tasks, workers, loaded }, where }) {
       <p class="figures"><b>${count(slots.length)}</b> workers on <b>${count(hosts.size)}</b> hosts, <b>${sum("slots_used")}</b> of ${sum("slots")} slots busy${gpus.length > 0 && html`, <b>${gpus.filter((gpu) => gpu.holder).length}</b> of ${gpus.length} GPUs`}</p>
       <nav class="spans" aria-label="Span of time">${Object.keys(SPANS).map((name) => html`<a key=${name} href=${here({ span: name })} aria-current=${name === (where.span ?? "10m") ? "true" : "false"}>${name}</a>`)}</nav>
     </div>
+    <${Expected} expected=${expected} workers=${workers} />
     ${loaded && !hosts.size && html`<${Nothing}>No worker has registered. <code>corral worker start --broker ENDPOINT --name w1</code><//>`}
     ${[...hosts].map(([host, there]) => html`<section class="host" key=${host}>
       <h2>${host} <span class="soft">${many(there.length, "worker")}</span></h2>

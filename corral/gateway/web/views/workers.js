@@ -4,6 +4,7 @@
 import { html, useLayoutEffect, useRef } from "../vendor/htm-preact.js";
 import { ask, Buttons, first, may, workerActions } from "../actions.js";
 import { now } from "../api.js";
+import { Expected } from "../expected.js";
 import { bytes, clock, command, span } from "../format.js";
 import { onKeys } from "../keys.js";
 import { Nothing, TaskLink, Twin } from "../parts.js";
@@ -59,7 +60,7 @@ function One({ worker, tasks }) {
   </section>`;
 }
 
-export function Workers({ state: { workers, tasks, loaded }, where }) {
+export function Workers({ state: { workers, tasks, expected, loaded }, where }) {
   const search = useRef(null);
   useLayoutEffect(() => onKeys({ "/": () => search.current?.focus() }), []);
   const text = (where.q ?? "").toLowerCase();
@@ -73,6 +74,7 @@ export function Workers({ state: { workers, tasks, loaded }, where }) {
         onInput=${(event) => go(here({ q: event.target.value }), { replace: true })} />
       <span class="soft found">${rows.length} shown</span>
     </form>
+    <${Expected} expected=${expected} workers=${workers} />
     ${one && html`<${One} worker=${one} tasks=${tasks} />`}
     ${loaded && !rows.length ? html`<${Nothing}>No worker. <code>corral worker start --broker ENDPOINT --name w1</code><//>` : html`<${Table} label="Workers" columns=${columns()} rows=${rows} id=${(w) => w.name}
       onOpen=${(w) => go(here({ name: w.name }))} keys=${{ x: (w) => ask(first(workerActions(w), "Drain")), r: (w) => ask(first(workerActions(w), "Resume")) }} />`}
