@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -115,13 +116,17 @@ class Queries:
         state = self.server.state
         task = state.tasks.get(id)
         if task is not None:
-            view = views.task_view(state, task)
-            if task.blob:
-                size = self.server.store.blob_size(task.blob)
-                return _with_size(view, size)
-            return view
+            return self._sized(views.task_view(state, task), task.blob)
         record = self.server.keeper.records([id])[id]
-        return views.record_view(state, record)
+        return self._sized(views.record_view(state, record), record.blob)
+
+    def _sized(self, view: TaskView, blob: str) -> TaskView:
+        """With the size of a result that is a file of its own."""
+        if blob:
+            with suppress(NotFound):  # somebody took it away; who asks for the result is told so
+                size = self.server.store.blob_size(blob)
+                return structs.replace(view, result_bytes=size)
+        return view
 
     def _list(self, peer: bytes, call: List, now: float) -> Answer:
         state = self.server.state
@@ -143,7 +148,7 @@ class Queries:
         ]
         matching.sort(key=lambda task: (task.submitted, task.id), reverse=True)
         for task in matching:
-            view = views.task_view(state, task, full=False)
+            view = self._sized(views.task_view(state, task, full=False), task.blob)
             if not call.worker or view.worker == call.worker:
                 found[view.id] = view
                 if len(found) >= limit:
@@ -159,7 +164,7 @@ class Queries:
             )
             gone = [row.id for row in rows if row.id not in state.tasks]
             for id, record in self.server.keeper.records(gone).items():
-                found[id] = views.record_view(state, record)
+                found[id] = self._sized(views.record_view(state, record), record.blob)
         newest = sorted(found.values(), key=lambda view: (view.submitted, view.id), reverse=True)
         return Shown(call.request, newest[:limit])
 
@@ -273,10 +278,6 @@ def _store(store: Store) -> StoreView:
         blobs=used.blob_bytes,
         free=used.free_bytes,
     )
-
-
-def _with_size(view: TaskView, size: int) -> TaskView:
-    return structs.replace(view, result_bytes=size)
 
 
 _QUERIES: dict[type[Call], Callable[[Queries, bytes, Any, float], Answer | None]] = {

@@ -15,13 +15,14 @@ import { Fleet } from "./views/fleet.js";
 import { Load } from "./views/load.js";
 import { Pipelines } from "./views/pipelines.js";
 import { Queue } from "./views/queue.js";
+import { Results } from "./views/results.js";
 import { Rollouts } from "./views/rollouts.js";
 import { Task } from "./views/task.js";
 import { Workers } from "./views/workers.js";
 
 const BEAT = 1000; // ms after which times are drawn anew, though nothing happened
-const VIEWS = { fleet: Fleet, queue: Queue, pipelines: Pipelines, failures: Failures, workers: Workers, rollouts: Rollouts, load: Load, task: Task };
-const WAYS = { fleet: "Fleet", queue: "Queue", pipelines: "Pipelines", failures: "Failures", workers: "Workers", rollouts: "Roll-outs", load: "Load" };
+const VIEWS = { fleet: Fleet, queue: Queue, pipelines: Pipelines, failures: Failures, results: Results, workers: Workers, rollouts: Rollouts, load: Load, task: Task };
+const WAYS = { fleet: "Fleet", queue: "Queue", pipelines: "Pipelines", failures: "Failures", results: "Results", workers: "Workers", rollouts: "Roll-outs", load: "Load" };
 const FIRST = "fleet";
 
 function Link() {

@@ -10,7 +10,7 @@ export const HELP = [
   ["x", "cancel the task, or drain the worker"],
   ["r", "retry the task, or resume the worker"],
   ["p", "pause, go on"],
-  ["1 … 7", "the views"],
+  ["1 … 8", "the views"],
   ["Backspace", "back"],
   ["?", "this"],
 ];

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -182,6 +183,32 @@ def test_pipeline_as_a_graph(world: World, visitor: Visitor) -> None:
     expect(page.locator("h1")).to_have_text("AAPL/up/mlp/train")
 
 
+def test_results(world: World, gateway: Gateway, visitor: Visitor) -> None:
+    page = visitor.go("?view=results")
+    row = page.locator(".row").filter(has_text="AAPL/rank")
+    expect(row).to_contain_text("4 B")  # {"n": 1}, packed
+    expect(page.locator(".row").filter(has_text="AAPL/up/mlp/train")).to_be_visible()
+    expect(page.locator(".row").filter(has_text="learns")).to_have_count(0)  # it goes on
+    expect(page.get_by_text("kept on the broker's disk")).to_be_visible()
+    visitor.picture("results")
+    whole = row.get_by_role("link", name="open").get_attribute("href")
+    assert httpx.get(f"http://{gateway.bind}{whole}").json()["value"] == {"n": 1}
+    row.get_by_role("link", name="flow").click()
+    expect(page).to_have_url(re.compile("view=results&project=flow"))
+    expect(page.locator(".row").filter(has_text="on a card")).to_have_count(0)
+    expect(row).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("select")
+    expect(page.locator(".row")).to_have_count(1)
+
+
+def test_a_result_that_comes_is_listed(world: World, fleet: Fleet, visitor: Visitor) -> None:
+    page = visitor.go("?view=results")
+    expect(page.locator(".row").first).to_be_visible()
+    fleet.client().submit_many([Task("echo", {"n": 3}, name="newly made")])
+    expect(page.locator(".row").first).to_contain_text("newly made")
+
+
 def test_workers(world: World, visitor: Visitor) -> None:
     page = visitor.go("?view=workers")
     expect(page.locator(".row")).to_have_count(2)
@@ -208,12 +235,13 @@ def test_load(world: World, visitor: Visitor) -> None:
     page = visitor.go("?view=load")
     expect(page.locator(".chart canvas")).to_have_count(2)
     expect(page.get_by_role("row").filter(has_text="progress_twice")).to_be_visible()
+    expect(page.get_by_text("large results on disk")).to_be_visible()
     visitor.picture("load")
 
 
 @pytest.mark.parametrize(
-    "query", ["fleet&span=2m", "queue", "failures", "pipelines&project=flow", "workers", "rollouts",
-              "load", "task"],
+    "query", ["fleet&span=2m", "queue", "failures", "pipelines&project=flow", "results", "workers",
+              "rollouts", "load", "task"],
 )  # fmt: skip
 @pytest.mark.parametrize("screen", ["dark", "narrow"])
 def test_every_screen(

@@ -8,6 +8,7 @@ import { Nothing, useAnswer } from "../parts.js";
 import { LIVE } from "../states.js";
 
 const LOOK = 2000; // ms
+const DISK = { journal: "journal on disk", tables: "tables on disk", blobs: "large results on disk", free: "free on that disk" };
 
 const Fact = ({ name, children }) => html`<div><dt>${name}</dt><dd>${children}</dd></div>`;
 
@@ -30,6 +31,7 @@ export function Load({ state: { broker } }) {
         <${Fact} name="version">${broker.version}<//><${Fact} name="at">${broker.endpoint}<//><${Fact} name="runs since">${clock(broker.started)}<//>
         <${Fact} name="changes on disk">${count(broker.seq)}<//><${Fact} name="memory">${bytes(broker.rss_bytes)}<//>
         <${Fact} name="store">${broker.store_full ? "full: new work is refused" : broker.data}<//>
+        ${broker.store && ["journal", "tables", "blobs", "free"].map((name) => html`<${Fact} key=${name} name=${DISK[name]}>${bytes(broker.store[name])}<//>`)}
         ${Object.entries(broker.named).map(([name, [used, all]]) => html`<${Fact} key=${name} name=${name}>${used} of ${all} in use<//>`)}
       </dl>
       ${broker.kinds.length > 0 && html`<div class="scroll"><table class="plain"><thead><tr><th>Kind</th><th>Workers</th><th>Code</th><th>Data</th><th>Known by</th></tr></thead>
