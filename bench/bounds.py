@@ -94,6 +94,14 @@ BOUNDS = (
         lambda run: run.figure("placement", "ms_per_task"), "placement",
     ),
     Bound(
+        "10,000 events/s: throughput with 20 open pages against no gateway", "x", 0.95,
+        lambda run: run.figure("pages", "offered_ratio"), "pages", at_least=True,
+    ),
+    Bound(
+        "memory of a gateway with 20 open pages, at its peak", "MiB", 128.0,
+        lambda run: run.figure("pages", "gateway_mib_peak"),
+    ),
+    Bound(
         "baseline, CPU of the plain broker per task", "us", 30.0,
         lambda run: run.series("plain", "broker_cpu_us"),
     ),

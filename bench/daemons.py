@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from bench import BIN
-from bench.processes import accepts, process
+from bench.processes import accepts, process, says
 from bench.profiles import sampled
 
 
@@ -41,4 +41,16 @@ def worker(folder: Path, port: int, name: str) -> Iterator[Popen[bytes]]:
         "--data", folder / name,
     )  # fmt: skip
     with process(*command, log=folder / f"{name}.log") as child:
+        yield child
+
+
+@contextmanager
+def gateway(folder: Path, broker_port: int, port: int) -> Iterator[Popen[bytes]]:
+    """Runs a gateway without tokens at a port of loopback, from the moment when it serves."""
+    command = (
+        BIN / "corral-gateway", "start", "--broker", endpoint(broker_port),
+        "--bind", f"127.0.0.1:{port}",
+    )  # fmt: skip
+    log = folder / "gateway.log"
+    with process(*command, log=log, ready=says(log, "serving http")) as child:
         yield child

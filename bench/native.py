@@ -23,6 +23,7 @@ from corral.tasks import Spec, Variant
 PAYLOAD_BYTES = 256
 PER_MESSAGE = 500  # tasks in one message
 IN_FLIGHT = 8  # messages sent and not yet answered
+PACE = 50  # messages in a second when so many tasks are offered in one
 PATIENCE_MS = 60_000
 
 SomeAnswer = TypeVar("SomeAnswer", bound=Answer)
@@ -79,21 +80,52 @@ class Caller:
         while remaining or unanswered:
             while remaining and len(unanswered) < IN_FLIGHT:
                 size = min(PER_MESSAGE, remaining)
-                request = next(self._requests)
-                specs = [
-                    Spec(
-                        "echo",
-                        msgspec.Raw(msgspec.msgpack.encode({"data": os.urandom(PAYLOAD_BYTES)})),
-                        priority=priority,
-                    )
-                    for _ in range(size)
-                ]
-                self._socket.send_multipart(wire.call(messages.Submit(request, specs, collect)))
-                unanswered.add(request)
+                unanswered.add(self._send(size, priority, collect))
                 remaining -= size
             unanswered -= {
                 heard.request for heard in self._hear() if isinstance(heard, messages.Accepted)
             }
+
+    def _send(self, size: int, priority: int, collect: bool) -> bytes:
+        """Sends one message of tasks and returns its request."""
+        request = next(self._requests)
+        specs = [
+            Spec(
+                "echo",
+                msgspec.Raw(msgspec.msgpack.encode({"data": os.urandom(PAYLOAD_BYTES)})),
+                priority=priority,
+            )
+            for _ in range(size)
+        ]
+        self._socket.send_multipart(wire.call(messages.Submit(request, specs, collect)))
+        return request
+
+    def pour(self, count: int, per_s: float | None = None) -> float:
+        """Submits tasks and takes their outcomes meanwhile; returns the seconds until the last.
+
+        `per_s` is how many are offered in a second, late or not; None: as many as are taken, with
+        no more than some messages unanswered.
+        """
+        size = PER_MESSAGE if per_s is None else max(1, round(per_s / PACE))
+        started = time.monotonic()
+        unanswered: set[bytes] = set()
+        sent = ended = 0
+        while ended < count:
+            due = started + sent / per_s if per_s else started
+            may = per_s is not None or len(unanswered) < IN_FLIGHT
+            if sent < count and may and time.monotonic() >= due:
+                unanswered.add(self._send(min(size, count - sent), 0, True))
+                sent = min(count, sent + size)
+                continue
+            waits = sent < count and per_s is not None
+            if waits and not self._socket.poll(max(0, round((due - time.monotonic()) * 1000))):
+                continue
+            for heard in self._hear():
+                if isinstance(heard, messages.Outcomes):
+                    ended += succeeded(heard)
+                else:
+                    unanswered.discard(heard.request)
+        return time.monotonic() - started
 
     def collect(self, count: int) -> float:
         """Takes the outcomes of tasks submitted with `collect`; returns when the last one came."""
@@ -101,9 +133,7 @@ class Caller:
         while missing:
             for heard in self._hear():
                 if isinstance(heard, messages.Outcomes):
-                    if any(outcome.state != "succeeded" for outcome in heard.items):
-                        raise BenchError("a task of the burst did not succeed")
-                    missing -= len(heard.items)
+                    missing -= succeeded(heard)
         return time.monotonic()
 
     def _hear(self) -> list[Answer]:
@@ -114,6 +144,17 @@ class Caller:
             if isinstance(answer, messages.Refused):
                 raise BenchError(f"the broker refused: {answer.code} {answer.fields}")
         return answers
+
+
+def succeeded(outcomes: messages.Outcomes) -> int:
+    """Returns how many outcomes these are.
+
+    Raises:
+        BenchError: one of them is no success.
+    """
+    if any(outcome.state != "succeeded" for outcome in outcomes.items):
+        raise BenchError("a task of the burst did not succeed")
+    return len(outcomes.items)
 
 
 def announce(context: zmq.Context[zmq.Socket[bytes]], port: int) -> None:

@@ -131,7 +131,16 @@ def cpu_seconds(pids: tuple[int, ...]) -> float:
 
 def resident_bytes(pid: int) -> int:
     """Returns the resident memory of a process (proc(5), VmRSS of status)."""
+    return _memory(pid, "VmRSS")
+
+
+def peak_bytes(pid: int) -> int:
+    """Returns the most memory that a process had resident so far (proc(5), VmHWM of status)."""
+    return _memory(pid, "VmHWM")
+
+
+def _memory(pid: int, field: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise BenchError(f"process {pid} has no resident memory: it is ending")

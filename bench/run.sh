@@ -15,7 +15,7 @@ if [[ ! -e $stamp || $pins -nt $stamp || pyproject.toml -nt $stamp ]]; then
     say "installing the peers and Corral into $env"
     "${PYTHON:-python3}" -m venv --clear "$env"
     "$env/bin/python" -m pip install -qq --constraint "$pins" pip
-    "$env/bin/python" -m pip install -qq --constraint "$pins" --build-constraint constraints.txt --editable . "${peers[@]}"
+    "$env/bin/python" -m pip install -qq --constraint "$pins" --build-constraint constraints.txt --editable '.[gateway]' "${peers[@]}"
     touch "$stamp"
 fi
 

@@ -12,4 +12,5 @@ FIGURES = {
     "depth": "a burst ahead of 1,000,000 queued tasks, and of 1,000",
     "heartbeats": "1,000 idle workers for 20 s",
     "placement": "1,000 workers, 100,000 queued tasks, 20 request classes, in process",
+    "pages": "10,000 events/s offered, and a burst: no gateway, a gateway, 20 open pages",
 }
