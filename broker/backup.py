@@ -118,7 +118,7 @@ def offline(data: Path, to: str) -> BackupView:
 
     Raises:
         StoreInUse: it is not stopped; names its pid.
-        StoreRefused, StoreCorrupt: there is no store, or it cannot be read.
+        StoreRefused, StoreNewer, StoreCorrupt: there is no store, or it cannot be read.
         BackupFailed: it cannot be written there.
     """
     began = time.monotonic()

@@ -268,7 +268,7 @@ class Server:
         keeper, state = self.keeper, self.state
         if isinstance(call, Submit):
             if self.store.full:
-                raise StoreFull(why="the disk is full or cannot be written")
+                raise StoreFull(why=self.store.full)
             if keeper.tables:
                 keeper.recall(state, admission.ids_wanted(state, call))
                 keeper.recall_lineage(state, admission.content_wanted(state, call))
@@ -385,7 +385,7 @@ class Server:
             self.events.append(Turn())  # the answer goes out at once
         if now >= self._renewed + 1.0:
             self._renewed = now
-            self.store.renew()
+            self._renew()
             self.queries.expire(now)
             held, self._held = self._held, []
             effects: list[Effect] = []
@@ -400,6 +400,15 @@ class Server:
         except StoreFull as error:
             log.warning("%s", error)
             self._tend_again = now + FULL_PAUSE
+
+    def _renew(self) -> None:
+        """Hold on to the store, and say when it begins and ends to refuse new work."""
+        was = self.store.full
+        self.store.renew()
+        if self.store.full and not was:
+            log.warning("no new work is taken: %s", self.store.full)
+        elif was and not self.store.full:
+            log.warning("new work is taken again: there is room")
 
     # --- peers ----------------------------------------------------------------------------------
 

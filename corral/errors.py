@@ -313,6 +313,17 @@ class StoreRefused(CorralError):
     exit_status = 2
 
 
+class StoreNewer(CorralError):
+    """The store in {path} was made by a newer Corral (schema {schema}; this one knows {known}).
+
+    Start the newer release again. To go back, start this one on a copy made before the update:
+    `corral broker start --data COPY`.
+    """
+
+    code = "store_newer"
+    exit_status = 2
+
+
 class BackupFailed(CorralError):
     """The store was not copied to {path}: {why}
 

@@ -234,7 +234,7 @@ def problem(spec: Spec) -> tuple[str, str] | None:
         if seconds is not None and not 0 < seconds < 1e9:
             return path, "must be a number of seconds above 0"
     if spec.retry is not None and (bad := _bad_retry(spec.retry)):
-        return f"retry.{bad}", "must be a finite number of at least 0"
+        return f"retry.{bad}", "must be a number from 0 to under 1000000000"
     return bad_needs(spec.needs) if spec.needs is not None else None
 
 
@@ -260,5 +260,5 @@ def bad_needs(variants: Iterable[Variant]) -> tuple[str, str] | None:
         }
         for field, amount in amounts.items():
             if not 0 <= amount < 1e6:
-                return f"needs[{index}].{field}", "must be a finite number of at least 0"
+                return f"needs[{index}].{field}", "must be a number from 0 to under 1000000"
     return None

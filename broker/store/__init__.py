@@ -19,7 +19,7 @@ How a broker uses it, all from one thread:
 3. When enough has changed: `fold`, in pieces of about 1,000 rows, so that no pause is long.
 4. Every second or so: `renew`. Now and then: `expired` and `fold(deletes=...)`, then `sweep`.
 5. `append` or `blob_put` raised `StoreFull`: nothing of it was stored. Load again, refuse new work
-   while `full` is true, and go on appending what must still land: the store has just given up its
+   while `full` says why, and go on appending what must still land: the store has just given up its
    reserve for that. `renew` takes it back and clears `full` when there is room again.
 6. `Fenced`: somebody else leads. Say nothing more to anybody and stop.
 """
@@ -79,7 +79,7 @@ class Store(Protocol):
     """One leader at a time. Every method may raise `StoreCorrupt`; all but `lead` want a leader."""
 
     epoch: int  #: the fencing epoch of this leader; 0 before `lead`
-    full: bool  #: refuse new work: there is no room, or a write failed
+    full: str  #: why new work is refused: no room, or a write failed; empty when it is not
     notes: tuple[str, ...]  #: what `lead` found worth a warning, as sentences
 
     def lead(self, owner: str) -> int:
@@ -87,7 +87,8 @@ class Store(Protocol):
 
         Raises:
             StoreInUse: another process leads; names its pid.
-            StoreRefused: no place for a store: read-only, a network file system, a newer schema.
+            StoreRefused: no place for a store: read-only, a network file system.
+            StoreNewer: a newer Corral made it.
         """
 
     def renew(self) -> None:

@@ -14,7 +14,7 @@ from zlib import crc32
 import apsw
 
 from broker.store import files
-from corral.errors import StoreCorrupt, StoreFull, StoreInUse, StoreRefused
+from corral.errors import StoreCorrupt, StoreFull, StoreInUse, StoreNewer, StoreRefused
 
 NAME = "store.db"
 APPLICATION = 0x436F7272  #: "Corr" in the header: this file is ours
@@ -97,8 +97,8 @@ def connect(folder: Path, wal_bytes: int) -> apsw.Connection:
 
     Raises:
         StoreCorrupt: it is no database, or was cut short.
-        StoreRefused: there is none, it cannot be opened, or it is another program's, or a newer
-            Corral's.
+        StoreRefused: there is none, it cannot be opened, or it is another program's.
+        StoreNewer: a newer Corral made it.
         StoreInUse: a process without the lock has it open.
     """
     path = folder / NAME
@@ -124,10 +124,7 @@ def connect(folder: Path, wal_bytes: int) -> apsw.Connection:
         raise StoreRefused(path=folder, why=f"{NAME} belongs to another program")
     if version > VERSION:
         connection.close()
-        raise StoreRefused(
-            path=folder,
-            why=f"{NAME} was made by a newer Corral (schema {version}; this one knows {VERSION})",
-        )
+        raise StoreNewer(path=folder, schema=version, known=VERSION)
     return connection
 
 

@@ -50,7 +50,7 @@ def fsck(
 
     Raises:
         StoreInUse: a broker works with it; names its pid.
-        StoreRefused: there is no store, or it cannot be opened here.
+        StoreRefused, StoreNewer: there is no store, or it cannot be opened here.
     """
     store = SqliteStore(path)
     try:
@@ -58,7 +58,9 @@ def fsck(
     except StoreCorrupt as error:
         return [Finding(part="database", name=str(path), why=str(error.fields["why"]))]
     try:
-        found = [finding for part in _CHECKS for finding in _examine(store, part)]
+        found = list(
+            dict.fromkeys(finding for part in _CHECKS for finding in _examine(store, part))
+        )
         if not found and replay is not None:
             found = [Finding(part="replay", name=name, why=why) for name, why in replay(store)]
         return found
@@ -70,7 +72,8 @@ def _examine(store: SqliteStore, part: str) -> Iterator[Finding]:
     try:
         for name, why in _CHECKS[part](store):
             yield Finding(part=part, name=name, why=why)
-    except StoreCorrupt as error:  # too damaged to be read on
+    except StoreCorrupt as error:  # too damaged to be read on; only a document is told by itself
+        part = part if part == "document" else "database"
         yield Finding(part=part, name=str(store.path), why=str(error.fields["why"]))
 
 

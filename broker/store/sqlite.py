@@ -50,7 +50,7 @@ class SqliteStore:
     ) -> None:
         self.path = path
         self.epoch = 0
-        self.full = False
+        self.full = ""
         self.notes: tuple[str, ...] = ()
         self._low = low
         self._wal_bytes = wal_bytes
@@ -285,8 +285,8 @@ class SqliteStore:
         except OSError as error:
             if error.errno not in files.NO_ROOM:
                 raise
-            self._give_way()
-            raise StoreFull(why=f"{error.strerror} at {self.path}") from error
+            self._give_way(str(error.strerror))
+            raise StoreFull(why=self.full) from error
 
     def blob_get(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
         """See `Store.blob_get`."""
@@ -394,7 +394,7 @@ class SqliteStore:
     def _failed(self, error: apsw.Error) -> Exception:
         found = database.failure(error, self.path)
         if isinstance(found, StoreFull):
-            self._give_way()
+            self._give_way(str(error))
             self._bury()
             self._checkpoint()
         return found
@@ -408,8 +408,8 @@ class SqliteStore:
         with suppress(apsw.Error):
             self.db.execute("UPDATE meta SET value = value + 1 WHERE name = 'failures'")
 
-    def _give_way(self) -> None:
-        self.full = True
+    def _give_way(self, why: str) -> None:
+        self.full = f"{why} ({files.free(self.path) >> 20} MiB free at {self.path})"
         self._reserve.release()
 
     def _corrupt(self, why: str) -> StoreCorrupt:
@@ -431,7 +431,7 @@ class SqliteStore:
             except apsw.Error as error:
                 if not isinstance(database.failure(error, self.path), StoreFull):
                     raise self._failed(error) from error
-                self._give_way()
+                self._give_way(str(error))
                 self._checkpoint_at = self._log_pages + _CHECKPOINT_PAGES
             else:
                 self._checkpoint_at = _CHECKPOINT_PAGES
@@ -446,7 +446,12 @@ class SqliteStore:
         disk = files.free(self.path)
         pages = self.db.pragma("freelist_count") * self.db.pragma("page_size")
         missing = self._reserve.missing
-        self.full = disk + pages < (2 if self.full else 1) * self._low + missing
+        wanted = (2 if self.full else 1) * self._low + missing
+        if disk + pages >= wanted:
+            self.full = ""
+        else:
+            had, want = (disk + pages) >> 20, wanted >> 20
+            self.full = f"{had} MiB free at {self.path}, and {want} MiB are kept for results"
         if missing and disk > self._low + missing:
             self._reserve.hold()
 

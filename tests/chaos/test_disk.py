@@ -93,6 +93,7 @@ def refused(client: Client) -> bool:
     else:
         return False
     assert said.exit_status == 1
+    assert "MiB free at" in str(said)
     assert "Free space on the broker's disk" in said.cure
     return True
 
@@ -128,6 +129,7 @@ def fill_up_under_load(disk: Path) -> None:
         # Their file goes: work is welcome again, and nobody had to do anything for it.
         (disk / "theirs").unlink()
         until("new work is welcome", lambda: not refused(client))
+        assert "new work is taken again" in fleet.broker.said()
         promises.submit(20, INLINE)
         promises.are_kept(client)
         assert set(marks.starts().values()) == {1}

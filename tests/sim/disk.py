@@ -64,7 +64,7 @@ class SimStore:
         self.process = process
         self.disk: Disk = process.disk
         self.epoch = 0
-        self.full = False
+        self.full = ""
         self.writes: list[Write] = []
         self.reserve = RESERVE
 
@@ -119,9 +119,9 @@ class SimStore:
         if self.full and self.reserve > 0:
             self.reserve -= 1
             return
-        self.full = True
+        self.full = "no space left on device"
         disk.refusals += 1
-        raise StoreFull(why="no space left on device")
+        raise StoreFull(why=self.full)
 
     def _lead(self, epoch: int) -> None:
         if epoch != self.disk.epoch:
@@ -139,7 +139,7 @@ class SimStore:
         """See `Store.renew`."""
         self._lead(self.epoch)
         if self.full and self.disk.room is None:
-            self.full = False
+            self.full = ""
             self.reserve = RESERVE
 
     def append(self, epoch: int, entry: bytes) -> int:

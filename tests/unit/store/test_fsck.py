@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from broker.store import Store
@@ -100,6 +102,19 @@ def test_a_file_cut_short(binding: SqliteBinding, keep: int) -> None:
     path = binding.folder / "store.db"
     path.write_bytes(path.read_bytes()[:keep])
     assert findings(binding)[0][0] == "database"
+
+
+def test_a_broken_page_is_the_database_s_and_told_once(binding: SqliteBinding) -> None:
+    path = binding.folder / "store.db"
+    with closing(apsw.Connection(str(path))) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'tasks'").get
+        size = connection.pragma("page_size")
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * size : root * size] = bytes(size)
+    path.write_bytes(data)
+    found = findings(binding)
+    assert {part for part, _, _ in found} == {"database"}
+    assert len(set(found)) == len(found)
 
 
 def test_counters_are_guarded(binding: SqliteBinding) -> None:

@@ -149,7 +149,7 @@ def have_no_room_for_a_new_store(disk: Path) -> None:
         opened(disk)
     (disk / "theirs").unlink()
     store = opened(disk)
-    assert (store.epoch, store.full) == (1, False)
+    assert (store.epoch, store.full) == (1, "")
     store.close()
 
 

@@ -19,7 +19,7 @@ from hypothesis import settings
 
 from broker.store import Row, files
 from broker.store.sqlite import SqliteStore
-from corral.errors import Fenced, StoreCorrupt, StoreInUse, StoreRefused
+from corral.errors import Fenced, StoreCorrupt, StoreInUse, StoreNewer, StoreRefused
 from tests.unit.store.binding import SqliteBinding
 from tests.unit.store.conformance import Conformance
 from tests.unit.store.stateful import StoreMachine
@@ -231,7 +231,7 @@ def test_another_program_s_database_is_left_alone(binding: SqliteBinding) -> Non
 def test_a_newer_schema_is_left_alone(binding: SqliteBinding, store: SqliteStore) -> None:
     store.close()
     binding.execute("PRAGMA user_version = 2")
-    with pytest.raises(StoreRefused, match="newer Corral"):
+    with pytest.raises(StoreNewer, match="newer Corral"):
         binding.store().lead("me")
 
 
