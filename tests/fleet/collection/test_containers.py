@@ -28,6 +28,20 @@ def look(lab: LabProcess) -> None:
     lab.own("POST", "/lab/look")
 
 
+def test_who_had_an_address_before_is_forgotten_before_another_has_it(
+    lab: LabProcess, operator: Operator
+) -> None:
+    known = operator.folder / "known_hosts"
+    known.write_text("10.7.0.101 ssh-ed25519 AAAA1\n10.7.0.10 ssh-ed25519 AAAA2\nelse ssh-rsa A\n")
+    known.chmod(0o600)
+    operator.containers("--check", known_hosts=str(known))
+    assert len(known.read_text().splitlines()) == 3
+    lab.own("POST", "/lab/faults", json={"kind": "fail", "task": "vzclone", "count": 9})
+    assert operator.containers(known_hosts=str(known), roles=[WORKER]).failed
+    assert known.read_text() == "10.7.0.10 ssh-ed25519 AAAA2\nelse ssh-rsa A\n"
+    assert known.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_fleet_is_planned_made_and_left_alone(
     lab: LabProcess, operator: Operator, evidence: Evidence
 ) -> None:

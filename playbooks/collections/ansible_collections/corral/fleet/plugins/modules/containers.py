@@ -177,6 +177,12 @@ options:
       - With C(--check), the plan is written there. Without, exactly the plan in it is applied, and
         refused when the fleet has changed since.
     type: path
+  known_hosts:
+    description:
+      - A file of SSH host keys, one host to a line. The addresses of containers that are about to
+        be made are taken out of it before they are, so that whoever had them before is forgotten
+        even if this run is killed.
+    type: path
   lock_timeout:
     description: Seconds to wait for a locked container or storage before saying who holds it.
     type: int
@@ -318,7 +324,7 @@ calls:
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -371,6 +377,7 @@ def converge(api: Api, options: Mapping[str, Any], check: bool, result: Result) 
     _keep_to(options["plan_file"], made, check)
     result["changed"] = bool(made.todo)
     if made.todo and not check:
+        _forget(options["known_hosts"], {str(one.address) for one in made.of("create", "replace")})
         with Tasks(api, options["task_timeout"]) as tasks:
             Executor(api, tasks, options["pool"], configs, options["lock_timeout"]).do(made)
     result["containers"] = _containers(made)
@@ -437,6 +444,21 @@ def _keep_to(plan_file: str | None, made: Plan, check: bool) -> None:
                 f" {made.id}): look at it again with --check."
             ]
         )
+
+
+def _forget(known_hosts: str | None, addresses: Collection[str]) -> None:
+    """Take addresses out of a file of host keys."""
+    if known_hosts is None or not Path(known_hosts).exists():
+        return
+    file = Path(known_hosts)
+    lines = file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.partition(" ")[0] not in addresses]
+    if kept == lines:
+        return
+    fresh = file.with_name(f"{file.name}.new")
+    fresh.write_text("".join(kept))
+    fresh.chmod(file.stat().st_mode)
+    fresh.replace(file)
 
 
 def _diff(made: Plan, seen: Cluster) -> dict[str, str]:
