@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from corral.lab.lxc.commands import run
@@ -23,7 +23,7 @@ from corral.lab.runtime import RuntimeFailed
 
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 ENOUGH = 8192
-PATIENCE = 5.0  # seconds until lxcfs has mounted itself
+PATIENCE = 5.0  # seconds until lxcfs has mounted itself, or is gone
 LABS = Path("/run/corral-labs")  # a file for each open lab, and the limit as it was before them
 SHOWN = (
     *(f"proc/{name}" for name in ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime")),
@@ -87,6 +87,13 @@ def show_own(mount: Path) -> None:
 
 
 def hide_own(mount: Path) -> None:
-    """End lxcfs: it ends with its mount."""
-    if mount.is_mount():
-        run("umount", "--lazy", mount)
+    """End lxcfs: it ends with its mount, and takes its pid file away, which may be a while later."""
+    if not mount.is_mount():
+        return
+    run("umount", "--lazy", mount)
+    written = mount.with_name("lxcfs.pid")
+    with suppress(FileNotFoundError):
+        process = Path("/proc", written.read_text().strip())
+        end = time.monotonic() + PATIENCE
+        while process.is_dir() and written.exists() and time.monotonic() < end:
+            time.sleep(0.01)

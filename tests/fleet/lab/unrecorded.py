@@ -8,6 +8,7 @@ from functools import partial
 
 from tests.fleet.lab.replay import TEMPLATES, Player
 
+PATIENCE = 10.0  # seconds
 Step = Callable[[Player], None]
 
 
@@ -24,6 +25,14 @@ def look(player: Player) -> None:
 def unlock(player: Player, vmid: int) -> None:
     """`pct unlock` on the machine."""
     player.lab.own("POST", f"/lab/containers/{vmid}/unlock")
+
+
+def wait_for_lock(player: Player, vmid: int) -> None:
+    """A task that had been accepted was not yet at work; here it always is."""
+    until = time.monotonic() + PATIENCE
+    while "lock" not in player.root("GET", f"/nodes/pve1/lxc/{vmid}/config"):
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 def describe(player: Player, vmid: int, text: str) -> None:
@@ -208,6 +217,7 @@ BEFORE: Mapping[str, tuple[Step, ...]] = {
     "1228": (partial(put, vmid=5001, env="A=1"),),
     "1236": (look,),
     "1298": (partial(put, vmid=5001, delete="env,startup,nameserver"),),
+    "1299": (partial(wait_for_lock, vmid=5001),),
     "1307": (settle,),
     "1311": (second_token,),
     "1314": (settle, next_second),
