@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.evidence import LONG, PROPERTY, SHORT, Evidence, Page, Run, Scale, this_run
 
 RUN = pytest.StashKey[Run]()  #: set when a page is to be written
 LONG_TIMEOUT = 6 * 3600  # seconds for one test of a long run
+
+#: what boots real containers, whose bridges and counters are this machine's, and a browser, which
+#: drops its connections whenever an interface comes or goes: one of these tests at a time
+ALONE = (
+    *(f"tests/fleet/{name}" for name in ("playbooks/", "roll/", "runtime/", "test_molecule.py")),
+    "tests/integration/dashboard/",
+)
 
 # A busy machine is no failed property: no deadline, no complaint that examples come slowly.
 settings.register_profile("short", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +44,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("long"):
         for item in items:
             item.add_marker(pytest.mark.timeout(LONG_TIMEOUT), append=False)
+
+
+class Spread(LoadScopeScheduling):
+    """Gives out a file at a time, as its tests may share a fleet; the largest first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "alone" if nodeid.startswith(ALONE) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Spread(config, log)
 
 
 def scale_of(config: pytest.Config) -> Scale:
