@@ -87,7 +87,7 @@ def show_own(mount: Path) -> None:
 
 
 def hide_own(mount: Path) -> None:
-    """End lxcfs: it ends with its mount, and takes its pid file away, which may be a while later."""
+    """End lxcfs: it ends with its mount, and a while later takes its pid file away."""
     if not mount.is_mount():
         return
     run("umount", "--lazy", mount)
