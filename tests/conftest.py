@@ -21,6 +21,8 @@ ALONE = (
     *(f"tests/fleet/{name}" for name in ("playbooks/", "roll/", "runtime/", "test_molecule.py")),
     "tests/integration/dashboard/",
 )
+#: what takes long comes first, so that nobody waits for it in the end
+LONGEST = (ALONE, "tests/sim/", "tests/chaos/")
 
 # A busy machine is no failed property: no deadline, no complaint that examples come slowly.
 settings.register_profile("short", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,19 +43,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: [not item.nodeid.startswith(those) for those in LONGEST])
     if config.getoption("long"):
         for item in items:
             item.add_marker(pytest.mark.timeout(LONG_TIMEOUT), append=False)
 
 
 class Spread(LoadScopeScheduling):
-    """Gives out a file at a time, as its tests may share a fleet; the largest first."""
+    """Gives out a file at a time, as its tests may share a fleet."""
 
     def _split_scope(self, nodeid: str) -> str:
         return "alone" if nodeid.startswith(ALONE) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False  # the order is that of the collection
     return Spread(config, log)
 
 
