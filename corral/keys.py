@@ -29,6 +29,7 @@ from corral.tasks import is_name
 ROLES = ("client", "viewer", "operator", "worker")
 BROKER_FILE = "broker.key"  #: in the broker's folder: its own pair
 TABLE_FILE = "authorized.json"  #: beside it: the keys it knows
+JINJA = (b"{{", b"{%", b"{#")  # what begins an expression, a statement, a comment
 
 
 class Pair(Struct, frozen=True):
@@ -54,11 +55,13 @@ S = TypeVar("S", Pair, KeyFile)
 def new_pair() -> Pair:
     """A new key pair from the system's randomness.
 
-    Its public half can be an argument of a command: one in 85 would begin as an option does.
+    Its public half can be an argument of a command: one in 85 would begin as an option does. Both
+    can stand in an inventory of Ansible, which would take one pair in 31 for a template.
     """
     while True:
         public, secret = zmq.curve_keypair()
-        if not public.startswith(b"-"):
+        both = public + b" " + secret
+        if not public.startswith(b"-") and not any(sign in both for sign in JINJA):
             return Pair(public.decode(), secret.decode())
 
 

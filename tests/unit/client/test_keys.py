@@ -77,5 +77,8 @@ def test_enrolling_makes_the_broker_s_pair_once_and_fills_its_table(tmp_path: Pa
         keys.enrol(tmp_path, "ann", "client", now=3.0)
 
 
-def test_no_public_half_reads_like_an_option() -> None:
-    assert not any(keys.new_pair().public.startswith("-") for _ in range(1_500))
+def test_no_half_reads_like_an_option_or_a_template() -> None:
+    pairs = [keys.new_pair() for _ in range(1_500)]
+    assert not any(pair.public.startswith("-") for pair in pairs)
+    halves = [half for pair in pairs for half in (pair.public, pair.secret)]
+    assert not [half for half in halves if "{{" in half or "{%" in half or "{#" in half]
