@@ -93,8 +93,8 @@ def collection() -> str:
         "`ansible-doc corral.fleet.containers` shows the same on a terminal.",
         " · ".join(f"[{name}](#{name})" for name in ["api", *modules, "proxmox"]),
         "## api",
-        "How the API is reached: options of every module but `drain`, and of the inventory plugin."
-        " Give them once, by the environment or by `module_defaults:"
+        "How the API is reached: options of every module but `drain` and `keys`, and of the"
+        " inventory plugin. Give them once, by the environment or by `module_defaults:"
         " {group/corral.fleet.api: {...}}`.",
         _options(yaml.safe_load(arguments.API)["options"]),
     ]

@@ -167,6 +167,15 @@ class Operator:
         return found
 
 
+def without_lab(folder: Path) -> Operator:
+    """Somebody who uses what asks no API."""
+    lab = LabProcess(folder / "no-lab")
+    lab.info = {
+        "host": "", "port": 0, "ca_file": "", "tokens": {"deploy": {"id": "", "secret": ""}}
+    }  # fmt: skip
+    return Operator(lab, folder)
+
+
 def make_templates(lab: LabProcess, version: str = "7", base: int = 9000) -> None:
     """A template of the fleet on every node, as module `template` leaves it."""
     api = lab.client()

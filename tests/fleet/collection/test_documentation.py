@@ -11,12 +11,11 @@ import pytest
 import yaml
 from ansible_collections.corral.fleet.plugins.module_utils import arguments
 
-from tests.fleet.collection.operator import COLLECTIONS, Operator
-from tests.fleet.lab.process import LabProcess
+from tests.fleet.collection.operator import COLLECTIONS, Operator, without_lab
 
 FLEET = COLLECTIONS / "ansible_collections" / "corral" / "fleet"
 MODULES = sorted(path.stem for path in (FLEET / "plugins" / "modules").glob("*.py"))
-WITHOUT_API = {"drain"}
+WITHOUT_API = {"drain", "keys"}
 SAID = ("type", "elements", "required", "default", "choices")
 
 
@@ -39,11 +38,7 @@ def taken(option: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def reader(tmp_path: Any) -> Operator:
     """Somebody who only reads; no lab is asked."""
-    lab = LabProcess(tmp_path)
-    lab.info = {
-        "host": "", "port": 0, "ca_file": "", "tokens": {"deploy": {"id": "", "secret": ""}}
-    }  # fmt: skip
-    return Operator(lab, tmp_path)
+    return without_lab(tmp_path)
 
 
 def test_documentation_is_the_argument_spec(reader: Operator) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from corral.client import Client
-from tests.fleet.collection.operator import Answer, Operator
-from tests.fleet.lab.process import LabProcess
+from tests.fleet.collection.operator import Answer, Operator, without_lab
 from tests.support.daemon import BrokerDaemon
 
 WAIT_SECONDS = 30
@@ -58,11 +57,7 @@ def worker(broker: BrokerDaemon, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def operator(tmp_path: Path) -> Operator:
-    lab = LabProcess(tmp_path / "no-lab")
-    lab.info = {
-        "host": "", "port": 0, "ca_file": "", "tokens": {"deploy": {"id": "", "secret": ""}}
-    }  # fmt: skip
-    return Operator(lab, tmp_path / "operator")
+    return without_lab(tmp_path / "operator")
 
 
 def drain(operator: Operator, broker: BrokerDaemon, *flags: str, **given: object) -> Answer:
