@@ -8,6 +8,7 @@ from now. So a slow watcher costs nothing but its own freshness.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from broker.core.effects import Telemetry
@@ -20,7 +21,7 @@ from broker.core.facts import (
     decode_facts,
     decode_record,
 )
-from broker.core.state import BrokerState
+from broker.core.state import BrokerState, TaskRecord
 from broker.core.views import task_view
 from broker.outbox import Outbox
 from broker.store import Row, Store
@@ -30,6 +31,7 @@ from corral.tasks import TERMINAL, TRANSITIONS, State
 
 MAX_SNAPSHOT = 5000  # tasks in a snapshot: the unfinished, then the newest
 MAX_REPLAY = 10_000  # updates for one that resumes; beyond, it gets a snapshot
+MAX_READ = 4 << 20  # bytes of the journal that are looked at for these, before they are understood
 MAX_WATCHERS = 1000
 
 
@@ -73,24 +75,28 @@ class Watches:
         """Updates after `since`; None when the journal does not reach back that far."""
         if since > seq or seq - since > MAX_REPLAY:
             return None
-        updates: list[Update] = []
-        reached = since
+        entries: list[tuple[int, bytes]] = []
+        size = 0
         for lsn, entry in self.store.read(after=since, limit=MAX_REPLAY):
-            if lsn != reached + 1:
-                return None
-            reached = lsn
+            size += len(entry)
+            if lsn != since + len(entries) + 1 or size > MAX_READ:
+                return None  # one row may hold what a thousand tasks did
+            entries.append((lsn, entry))
+        if since + len(entries) != seq:
+            return None
+        updates: list[Update] = []
+        for lsn, entry in entries:
             updates += updates_of(lsn, decode_facts(entry))
             if len(updates) > MAX_REPLAY:
-                return None  # one row may hold what a thousand tasks did
-        return updates if reached == seq else None
+                return None
+        return updates
 
     def _snapshot(self, watcher: Watcher, state: BrokerState, seq: int) -> None:
         if watcher.ids:
             tasks = [state.tasks[id] for id in watcher.ids if id in state.tasks]
             rows: Iterable[Row] = self.store.find(watcher.ids - state.tasks.keys()).values()
         else:
-            newest = sorted(state.tasks.values(), key=lambda t: (t.live, t.order), reverse=True)
-            tasks = newest[:MAX_SNAPSHOT]
+            tasks = _newest(state)
             rows = self.store.query(states=TERMINAL, limit=MAX_SNAPSHOT - len(tasks))
         # What has ended may have left memory, and is news for one that was away.
         away = BrokerState(state.settings)
@@ -142,6 +148,17 @@ class Watches:
         if watcher.peer in self.outbox.waiting:
             return False
         return self.outbox.send(watcher.peer, wire.answers("corral.watch", [answer], False))
+
+
+def _newest(state: BrokerState) -> list[TaskRecord]:
+    """As many tasks as a snapshot has: the unfinished, then those that ended, the newest first.
+
+    Not sorted: there may be a million. What came back from the tables stands with the newest.
+    """
+    live = islice((task for task in reversed(state.tasks.values()) if task.live), MAX_SNAPSHOT)
+    tasks = list(live)
+    over = (task for task in reversed(state.tasks.values()) if not task.live)
+    return tasks + list(islice(over, MAX_SNAPSHOT - len(tasks)))
 
 
 def updates_of(seq: int, facts: Iterable[Fact]) -> Iterator[Update]:

@@ -46,6 +46,7 @@ PATIENCE, IMPATIENCE, MAX_PATIENCE = 2.5, 1.5, 20.0  # s until a resend; grows b
 HARD_LIMIT = 3  # times the timeout: for a call that alone stays unanswered
 TICK = 0.25  # s between looks at the clock while something is awaited
 QUIET, MAX_QUIET = 5.0, 60.0  # s without an outcome after which missing ones are asked for
+RESUME = 1.0  # s between two beginnings of a watch whose reader falls behind
 ASKED_AT_ONCE = 10_000  # ids in one call for results
 POSTS_PER_DRAIN, POSTS_PER_TURN = 32, 512  # messages sent before answers, then others, are heard
 
@@ -157,7 +158,10 @@ class Engine(Generic[H]):
                     self._forget_asks()
                     self._ask_missing(list(self._outstanding), wait=True)
             elif isinstance(answer, Updates | Refused) and answer.request in self._streams:
-                self._streams[answer.request].put(answer)
+                stream = self._streams[answer.request]
+                stream.put(answer)
+                if stream.behind:  # what would come until it begins anew costs all, and is not read
+                    self.unsubscribe(stream)
                 continue
             elif isinstance(answer, Underway):
                 if (sent := self._unanswered.get(answer.request)) is not None:
@@ -455,7 +459,7 @@ class Engine(Generic[H]):
     def subscribe(self, ids: Sequence[str], since: int | None) -> Stream:
         """Begin a watch; `updates` reads and ends it."""
         self._open()
-        stream = Stream(self._new_request(), list(ids), since)
+        stream = Stream(self._new_request(), list(ids), since, self._loop.time())
         _packed(Watch(stream.request, stream.ids, stream.seq))  # or it would fail at each reconnect
         self._streams[stream.request] = stream
         self._send_watch(stream)
@@ -465,7 +469,8 @@ class Engine(Generic[H]):
         """What a watch brings.
 
         Survives reconnects: it goes on after the last update that came. A reader that falls too
-        far behind gets one update per task with `cause` snapshot, and goes on from there.
+        far behind gets one update per task with `cause` snapshot, once a second at most, and goes
+        on from there.
         """
         changes = self.changes(stream)
         try:
@@ -489,7 +494,7 @@ class Engine(Generic[H]):
                     read = change.seq or read if isinstance(change, Update) else read
                     yield change
                 elif stream.behind:
-                    self.unsubscribe(stream)
+                    await asyncio.sleep(stream.began + RESUME - self._loop.time())
                     stream = self.subscribe(stream.ids, read)
                 else:
                     stream.waiter = self._loop.create_future()

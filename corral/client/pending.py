@@ -116,10 +116,10 @@ def error_in(told: Answer | CorralError) -> CorralError:
 class Stream:
     """A watch: what has come and was not read yet."""
 
-    __slots__ = ("behind", "error", "ids", "items", "request", "seq", "waiter")
+    __slots__ = ("began", "behind", "error", "ids", "items", "request", "seq", "waiter")
 
-    def __init__(self, request: bytes, ids: list[str], seq: int | None) -> None:
-        self.request, self.ids, self.seq = request, ids, seq
+    def __init__(self, request: bytes, ids: list[str], seq: int | None, began: float) -> None:
+        self.request, self.ids, self.seq, self.began = request, ids, seq, began
         self.items: deque[Update | TaskView] = deque()
         self.behind = False
         self.error: CorralError | None = None
@@ -129,8 +129,6 @@ class Stream:
         if isinstance(answer, Refused):
             self.error = errors.from_wire(answer.code, answer.fields)
             self.wake()
-            return
-        if self.behind:
             return
         if answer.snapshot is not None:
             self.items.clear()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from corral import Client, messages
-from corral.client import pending
+from corral.client import engine, pending
 from corral.errors import NotAllowed, NotFound
 from corral.messages import Answer, Call, Refused, Shown, TaskView, Update, Updates, Watch
 from corral.tasks import State
@@ -133,6 +135,7 @@ def test_a_slow_reader_keeps_memory_bounded_and_goes_on_from_what_it_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pending, "MAX_BEHIND", 5)
+    monkeypatch.setattr(engine, "RESUME", 0.0)
 
     def script(call: Call) -> list[Answer]:
         if not isinstance(call, Watch):
@@ -146,6 +149,29 @@ def test_a_slow_reader_keeps_memory_bounded_and_goes_on_from_what_it_read(
         assert [next(updates).seq for _ in range(100)] == list(range(1, 101))
         updates.close()
         assert len(broker.heard(Watch)) > 5
+
+
+def test_one_that_falls_behind_stops_what_comes_and_begins_anew_a_second_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pending, "MAX_BEHIND", 5)
+
+    def script(call: Call) -> list[Answer]:
+        if not isinstance(call, Watch):
+            return []
+        begin = (call.since or 0) + 1
+        return [Updates(call.request, [update(seq) for seq in range(begin, begin + 9)])]
+
+    with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
+        began = time.monotonic()
+        updates = corral.watch(since=0)
+        assert [next(updates).seq for _ in range(9)] == list(range(1, 10))
+        wait_for(lambda: broker.heard(messages.Unwatch))
+        assert len(broker.heard(Watch)) == 1
+        assert next(updates).seq == 10
+        assert time.monotonic() - began >= engine.RESUME
+        assert len(broker.heard(Watch)) == 2
+        updates.close()
 
 
 def test_a_list_is_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
