@@ -25,8 +25,8 @@ from broker.keeper import Keeper
 from broker.server import Server
 from broker.store import fsck as store_fsck
 from broker.store.sqlite import SqliteStore
-from corral import config
-from corral.errors import CorralError, Intruder, Usage
+from corral import config, daemon
+from corral.errors import CorralError, Usage
 from corral.settings import BrokerSettings
 from corral.systemd import Systemd
 
@@ -119,30 +119,9 @@ def _settings(file: Path | None) -> BrokerSettings:
     return config.load({}, environment, Path.cwd(), Path.home()).settings.broker
 
 
-def check_origin() -> None:
-    """Refuse to run when a user's own `broker.py` or `corral.py` shadows this distribution.
-
-    Raises:
-        Intruder: names the file.
-    """
-    home = Path(__file__).resolve().parent.parent
-    for module in (broker, corral):
-        found = Path(module.__file__ or "").resolve()
-        if found.parent.parent != home:
-            raise Intruder(module=module.__name__, found=found, expected=home)
-
-
 def main() -> None:
     """Entry point of `corral-broker`."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    try:
-        check_origin()
-        cli(prog_name="corral-broker")
-    except CorralError as error:
-        click.echo(f"{error.message}\n{error.cure}", err=True)
-        sys.exit(error.exit_status)
+    daemon.run(cli, "corral-broker", Path(__file__).resolve().parents[1], broker, corral)
 
 
 if __name__ == "__main__":

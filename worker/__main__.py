@@ -25,9 +25,9 @@ import zmq
 
 import corral
 import worker
-from corral import config, keys, wire
+from corral import config, daemon, keys, wire
 from corral.config import Settings
-from corral.errors import CorralError, Intruder, Usage
+from corral.errors import CorralError, Usage
 from corral.messages import Document, Gpu, Kind
 from corral.tasks import is_name
 from worker import announce, hardware
@@ -192,30 +192,9 @@ def _document(settings: Settings, incarnation: str, kinds: list[Kind]) -> Docume
     return document
 
 
-def check_origin() -> None:
-    """Refuse to run when another `corral` or `worker` shadows this distribution's.
-
-    Raises:
-        Intruder: names the file.
-    """
-    home = Path(__file__).resolve().parent.parent
-    for module in (worker, corral):
-        found = Path(module.__file__ or "").resolve()
-        if found.parent.parent != home:
-            raise Intruder(module=module.__name__, found=found, expected=home)
-
-
 def main() -> None:
     """Entry point of `corral-worker`."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    try:
-        check_origin()
-        cli(prog_name="corral-worker")
-    except CorralError as error:
-        click.echo(f"{error.message}\n{error.cure}", err=True)
-        sys.exit(error.exit_status)
+    daemon.run(cli, "corral-worker", Path(__file__).resolve().parents[1], worker, corral)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from typing import Any
 import click
 
 import corral
-from corral import config, keys
+from corral import config, daemon, keys
 from corral.config import Settings
-from corral.errors import CorralError, Intruder, MissingExtra, Usage
+from corral.errors import CorralError, MissingExtra, Usage
 
 log = logging.getLogger("corral.gateway")
 
@@ -147,29 +146,9 @@ def _append(handle: int, path: str, line: bytes) -> None:
         log.error("audit file %s: %s: %s", path, bad.strerror, line.decode())
 
 
-def check_origin() -> None:
-    """Refuse to run when another `corral` shadows this distribution's.
-
-    Raises:
-        Intruder: names the file.
-    """
-    home = Path(__file__).resolve().parents[2]
-    found = Path(corral.__file__ or "").resolve()
-    if found.parent.parent != home:
-        raise Intruder(module="corral", found=found, expected=home)
-
-
 def main() -> None:
     """Entry point of `corral-gateway`."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    try:
-        check_origin()
-        cli(prog_name="corral-gateway")
-    except CorralError as error:
-        click.echo(f"{error.message}\n{error.cure}", err=True)
-        sys.exit(error.exit_status)
+    daemon.run(cli, "corral-gateway", Path(__file__).resolve().parents[2], corral)
 
 
 if __name__ == "__main__":
