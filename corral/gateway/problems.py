@@ -62,6 +62,18 @@ class RoleTooLow(Refusal):
     status = 403
 
 
+class GatewayMayNot(Refusal):
+    """This gateway's own key, {who}, has the role {role}, so nobody may do this through it.
+
+    Whoever runs the gateway can give it a key with the role {needed}: `corral keys new --role
+    {needed}`, and `corral gateway start --key FILE`.
+    """
+
+    code = "gateway_may_not"
+    exit_status = 4
+    status = 403
+
+
 class CrossSite(Refusal):
     """A page of {origin} asked for this, and only pages of this gateway may act.
 

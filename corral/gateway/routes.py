@@ -19,11 +19,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from corral import jsons
-from corral.errors import CorralError
+from corral.errors import CorralError, NotAllowed
 from corral.gateway.problems import (
     MEDIA_TYPE,
     BadBody,
     BodyTooLarge,
+    GatewayMayNot,
     Refusal,
     RoleTooLow,
     WrongMediaType,
@@ -132,7 +133,10 @@ async def respond(
         request.scope["note"],
         welcome,
     )
-    told = await resource.act(ask)
+    try:
+        told = await resource.act(ask)
+    except NotAllowed as refused:  # the broker knows the gateway's key, and not who asks
+        raise GatewayMayNot(**refused.fields) from None
     if isinstance(told, Told):
         return answer_of(told.value, told.status, told.headers)
     if isinstance(resource.answer, Stream):
