@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from corral.client import AsyncClient
 from corral.config import Settings
@@ -33,6 +34,7 @@ log = logging.getLogger("corral.gateway")
 
 FIRST_CONTACT = 2.0  # seconds that the broker has to be heard before this serves without it
 STOP_SECONDS = 0.5  # that requests in hand have; streams end by themselves
+HEAD_SECONDS = 10.0  # in which the head of a request must have come
 BEAT = 0.5  # seconds between turns that feed the watchdog
 
 
@@ -100,11 +102,45 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Protocol(H11Protocol):
+    """Uvicorn's, which waits for ever for the rest of a request that was begun."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._look()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._look()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._cancel()
+
+    def _look(self) -> None:
+        """Give the next request its time, from when the last one was answered."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._cancel()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+
+    def _cancel(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
 def _server(app: Counted) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
