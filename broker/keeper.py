@@ -8,6 +8,7 @@ leave memory; a task that somebody asks for again is taken back from there. What
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from broker.core.facts import (
@@ -44,6 +45,7 @@ class Keeper:
         self.settings = settings
         self.lsn = 0
         self.journal_bytes = 0
+        self.away: Counter[str] = Counter()  #: state -> tasks that only the tables hold
         self.tables = False  #: whether the tables may hold a task that memory does not
         self._pass: list[str] = []  #: ids that the running pass has still to fold
         self._pass_lsn = self._pass_bytes = 0
@@ -60,13 +62,14 @@ class Keeper:
         for built_in in (echo, sleep):
             state.catalog.announce(built_in.announce())
         loaded = self.store.load()
+        self.away = Counter(loaded.counts)
         folded: dict[str, int] = {"": loaded.state_lsn}
         if loaded.state:
             state.restore_kept(decode_kept(loaded.state))
             self.tables = True
         for row in loaded.rows:
             folded[row.id] = row.lsn
-            state.restore(decode_record(row.record))
+            self._restore(state, row)
             self.tables = True
         for lsn, entry in self.store.read(after=loaded.lsn):
             facts = decode_facts(entry)
@@ -97,7 +100,11 @@ class Keeper:
         if missing:
             for row in self.store.find(missing).values():
                 folded[row.id] = row.lsn
-                state.restore(decode_record(row.record))
+                self._restore(state, row)
+
+    def _restore(self, state: BrokerState, row: Row) -> None:
+        state.restore(decode_record(row.record))
+        self.away[row.state] -= 1
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -123,7 +130,7 @@ class Keeper:
         if not missing:
             return
         for row in self.store.find(missing).values():
-            state.restore(decode_record(row.record))
+            self._restore(state, row)
 
     def recall_lineage(self, state: BrokerState, ids: Iterable[str]) -> None:
         """Take back tasks, and the ancestors that a new run of them would open too."""
@@ -217,21 +224,26 @@ class Keeper:
                 leaving.append(task)
         for task in leaving:
             state.forget(task)
+            self.away[task.state.value] += 1
 
     def _retain(self, state: BrokerState, now: float) -> bool:
         """Delete some ended tasks, and results that nobody names, that are too old. True: more."""
         oldest = now - self.settings.retention
         gone: list[str] = []
+        away: list[str] = []
         for id in self.store.expired(oldest, RETENTION_ROWS):
             task = state.tasks.get(id)
             if task is None:
-                gone.append(id)
+                away.append(id)
             elif task.ended is not None and task.ended < oldest and state.forgettable(task):
                 state.forget(task)
                 state.dirty.discard(id)
                 gone.append(id)
+        states = Counter(row.state for row in self.store.find(away).values())
+        gone += away
         if gone:
             self.store.fold(self.store.epoch, deletes=gone)
+            self.away -= states
         held = {blob for t in state.tasks.values() for blob in (t.blob, t.checkpoint) if blob}
         swept = self.store.sweep(held, older_than=ORPHAN_AGE, limit=RETENTION_FILES)
         return len(gone) == RETENTION_ROWS or swept == RETENTION_FILES

@@ -240,7 +240,7 @@ class Queries:
             started=server.clock.started,
             endpoint=server.endpoint,
             data=str(server.data),
-            tasks={state_.value: state.counts[state_] for state_ in State},
+            tasks={one.value: state.counts[one] + server.keeper.away[one.value] for one in State},
             workers=dict(Counter(worker.status for worker in state.workers.values())),
             kinds=views.kind_views(state, now),
             named=views.named_view(state),

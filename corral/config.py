@@ -13,7 +13,7 @@ import itertools
 import math
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -148,6 +148,30 @@ def parse_gib(text: str) -> float:
         return parse_size(text) / (1 << 30)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
+
+
+#: how a number is written when it is no whole one and no duration: by the last part of its key
+_READ: dict[str, Callable[[str], float]] = {
+    **dict.fromkeys(("max_message", "inline_result", "max_body"), parse_size),
+    **dict.fromkeys(("cpus", "rate"), _number),
+    "memory_gb": parse_gib,
+}
+_READ_AS: dict[Any, Callable[[str], float]] = {int: _whole, float: parse_duration}
+_READ_INNER: dict[Any, Callable[[str], Any]] = {int: _whole, float: _number, str: str}
+
+
 def _fields(struct: type[Struct], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     for field in msgspec.structs.fields(struct):
         if isinstance(field.type, type) and issubclass(field.type, Struct):
@@ -176,6 +200,8 @@ def _value(key: str, raw: Any) -> Any:
     try:
         value = msgspec.convert(raw, kind)
     except msgspec.ValidationError as bad:
+        if get_origin(kind) is Literal:
+            raise ValueError(f"{raw!r} is none of {', '.join(get_args(kind))}") from None
         raise ValueError(str(bad).replace(" - at `$", " at `")) from None
     if isinstance(value, int | float) and not 0 <= value < math.inf:
         raise ValueError("must be a finite number of at least 0")
@@ -183,10 +209,8 @@ def _value(key: str, raw: Any) -> Any:
 
 
 def _from_text(key: str, kind: Any, text: str) -> Any:
-    if kind is float:
-        return parse_gib(text) if key.endswith("_gb") else parse_duration(text)
-    if kind is int:
-        return parse_size(text)
+    if kind in (int, float):
+        return _READ.get(key.rpartition(".")[2], _READ_AS[kind])(text)
     if get_origin(kind) is tuple:
         return [part for part in re.split(r"[,\s]+", text) if part]
     if get_origin(kind) is dict:
@@ -195,7 +219,7 @@ def _from_text(key: str, kind: Any, text: str) -> Any:
             raise ValueError(f"{text!r} is no list of NAME=VALUE")
         inner = get_args(kind)[1]
         return {
-            name: parse_gib(amount) if inner is float else int(amount) if inner is int else amount
+            name: parse_gib(amount) if key.endswith("gpus") else _READ_INNER[inner](amount)
             for name, _, amount in pairs
         }
     return text

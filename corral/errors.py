@@ -83,7 +83,7 @@ class BadTask(CorralError):
 class BadParams(CorralError):
     """The params do not fit kind {kind}: {path}: {why}
 
-    `corral worker list -o json` shows the schema that each kind announces; nothing was stored.
+    Correct them and submit again; nothing was stored.
     """
 
     code = "bad_params"

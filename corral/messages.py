@@ -399,7 +399,7 @@ class BrokerView(Struct, frozen=True, kw_only=True):
     started: float
     endpoint: str
     data: str
-    tasks: dict[str, int]  #: state -> how many are known
+    tasks: dict[str, int]  #: state -> how many there are, of all that the store keeps
     workers: dict[str, int]  #: status -> how many
     kinds: list[KindView] = []
     named: dict[str, tuple[int, int]] = {}  #: named resource -> (used, there are)

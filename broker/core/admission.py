@@ -298,7 +298,8 @@ def warning(state: BrokerState, klass: RequestClass) -> str:
         if klass.kind in worker.kinds and worker.health in ("live", "suspect")
     ]
     if not serving:
-        extra = state.catalog.extra(klass.kind)
+        lacks = (worker.lacks.get(klass.kind) for worker in state.workers.values())
+        extra = next(filter(None, lacks), "")
         lack = f": it must be installed there (pip install '{extra}')" if extra else ""
         return f"no worker that is there now serves {klass.kind}{lack}"
     missing: dict[str, str] = {}

@@ -15,17 +15,19 @@ from corral.messages import Kind
 from corral.tasks import DEFAULT_NEEDS, Needs, Spec, content_id
 
 MAX_KINDS = 10_000
+MAX_TAKES = 500  # characters
 
 
 class Entry:
     """One kind and the means to judge params of it."""
 
-    __slots__ = ("kind", "needs", "validator")
+    __slots__ = ("kind", "needs", "takes", "validator")
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.needs: Needs = kind.needs or DEFAULT_NEEDS
         self.validator: Any = _validator(kind.schema)
+        self.takes = _takes(self.validator)  #: its params, in words
 
     def judge(self, spec: Spec) -> Any:
         """The params as builtins.
@@ -39,20 +41,14 @@ class Entry:
             raise BadParams(kind=spec.kind, path="params", why=str(bad)) from None
         if self.validator is not None:
             try:
-                wrong = min(
-                    self.validator.iter_errors(params),
-                    key=lambda e: list(map(str, e.path)),
-                    default=None,
-                )
+                wrong = min(self.validator.iter_errors(params), key=_where, default=None)
             except Exception as bad:  # a schema is its author's program: it may fail in any way
                 why = f"the schema of the kind fails: {type(bad).__name__}: {bad}"[:300]
                 raise BadParams(kind=spec.kind, path="params", why=why) from None
             if wrong is not None:
-                raise BadParams(
-                    kind=spec.kind,
-                    path=".".join(map(str, wrong.path)) or "params",
-                    why=wrong.message,
-                )
+                path = ".".join(map(str, wrong.path)) or "params"
+                why = f"{wrong.message}; {self.takes}" if self.takes else wrong.message
+                raise BadParams(kind=spec.kind, path=path, why=why)
         return params
 
     def content_id(self, spec: Spec, params: Any) -> str:
@@ -72,7 +68,8 @@ def _validator(schema: str) -> Any:
     """A JSON Schema (draft 2020-12) validator; None when anything goes, or it is no schema."""
     if not schema:
         return None
-    from jsonschema import Draft202012Validator, SchemaError  # costs 60 ms: only with a schema
+    # Only with a schema: this costs 60 ms.
+    from jsonschema import Draft202012Validator, SchemaError, validators
     from referencing import Registry
 
     try:
@@ -80,7 +77,39 @@ def _validator(schema: str) -> Any:
         Draft202012Validator.check_schema(document)
     except (msgspec.MsgspecError, ValueError, RecursionError, SchemaError):
         return None
-    return Draft202012Validator(document, registry=Registry())  # what it refers to is not fetched
+    # 1e9 is an integer to JSON Schema, but a handler that wants one is not given a float.
+    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+    extend: Any = validators.extend  # which has no types
+    strict = extend(Draft202012Validator, type_checker=checker)
+    return strict(document, registry=Registry())  # what it refers to is not fetched
+
+
+def _is_integer(checker: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _where(error: Any) -> list[str]:
+    return list(map(str, error.path))
+
+
+def _takes(validator: Any) -> str:
+    """The params that a schema names, in words; empty when it names none."""
+    schema = validator.schema if validator is not None else None
+    if not isinstance(schema, dict):
+        return ""
+    definitions = schema.get("$defs")
+    if isinstance(definitions, dict):  # msgspec's: a reference to the struct that it defines
+        schema = definitions.get(str(schema.get("$ref")).removeprefix("#/$defs/"), schema)
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict):
+        return ""
+    names = [
+        f"{name}={msgspec.json.encode(one['default']).decode()}"
+        if isinstance(one, dict) and "default" in one
+        else name
+        for name, one in properties.items()
+    ]
+    return f"it takes {', '.join(names)}"[:MAX_TAKES]
 
 
 class Catalog:
@@ -92,11 +121,6 @@ class Catalog:
     def get(self, kind: str) -> Entry | None:
         """The entry of a kind; None when no worker has ever announced it."""
         return self.entries.get(kind)
-
-    def extra(self, kind: str) -> str:
-        """The extra without which its workers cannot run a kind; empty when it is not that."""
-        entry = self.entries.get(kind)
-        return "" if entry is None else entry.kind.extra
 
     def news(self, kind: Kind) -> bool:
         """Whether announcing `kind` would change anything."""

@@ -223,7 +223,7 @@ def _say_revive(search: Search, part: Part) -> str:
 
 
 def _say_install(search: Search, part: Part) -> str:
-    extra = search.state.catalog.extra(search.klass.kind)
+    extra = search.state.workers[part.subject].lacks.get(search.klass.kind)
     how = f" (there: pip install '{extra}')" if extra else ""
     return f"{part.subject} serves {search.klass.kind}{how}"
 

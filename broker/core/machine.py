@@ -442,8 +442,10 @@ class Broker:
     ) -> None:
         """Fence a worker, take back what it has not begun, and wait for the rest."""
         until = None if deadline is None else now + deadline
+        since = now if worker.drain_since is None else worker.drain_since
+        why = why or worker.drain_reason  # who drains it again without a word leaves the first
         admitted = Admission.DRAINING if worker.bookings else Admission.DRAINED
-        self._fact(Admitted(now, worker.name, admitted.value, by, why, until, policy))
+        self._fact(Admitted(since, worker.name, admitted.value, by, why, until, policy))
         if worker.peer is not None and worker.native:
             self.effects.append(SendToWorker(worker.peer, DrainWorker(True, why)))
             tokens = [

@@ -55,7 +55,10 @@ def on_worker(
 ) -> Iterator[Fact]:
     """The part of `verdicts` that differs from worker to worker."""
     amount, need = klass.amounts[variant], klass.needs[variant]
-    yield Fact("kind", klass.kind, klass.kind, klass.kind in worker.kinds)
+    served = klass.kind in worker.kinds
+    lack = worker.lacks.get(klass.kind)
+    there = klass.kind if served else f"lacks {lack}" if lack else "not installed"
+    yield Fact("kind", klass.kind, there, served)
     alive = worker.health is Health.LIVE or (whole and worker.health is Health.SUSPECT)
     yield Fact("health", "live", worker.health, alive)
     if not whole:

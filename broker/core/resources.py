@@ -102,6 +102,7 @@ class Worker:
         "incarnation",
         "kinds",
         "labels",
+        "lacks",
         "last_used",
         "memory",
         "memory_used",
@@ -128,6 +129,7 @@ class Worker:
         self.health = Health.UNAVAILABLE
         self.admission = Admission.OPEN
         self.kinds: frozenset[str] = frozenset()
+        self.lacks: dict[str, str] = {}  #: kind that it cannot run -> what pip must install there
         self.slots = 0
         self.slots_used = 0
         self.cpus = 0
@@ -156,6 +158,7 @@ class Worker:
         self.session = document.session
         self.started = document.started
         self.kinds = frozenset(kind.kind for kind in document.kinds if not kind.extra)
+        self.lacks = {kind.kind: kind.extra for kind in document.kinds if kind.extra}
         self.slots = max(0, min(document.slots, 10_000))
         self.cpus = round(_amount(document.cpus) * MILLI)
         self.labels = document.labels

@@ -57,6 +57,7 @@ class Loaded(Struct, frozen=True):
     rows: Iterator[Row]  #: the live rows; read them before the next write
     lsn: int  #: rows and document hold every journal row up to this one; it is gone
     last: int  #: the newest journal row
+    counts: dict[str, int]  #: state -> rows
 
 
 class Usage(Struct, frozen=True):

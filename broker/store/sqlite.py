@@ -181,6 +181,7 @@ class SqliteStore:
         """See `Store.load`."""
         with self.guarded():
             found = self._one("SELECT lsn, crc, state FROM document") or (0, 0, b"")
+            counts = dict(self.db.execute("SELECT state, count(*) FROM tasks GROUP BY state"))
         lsn, crc, state = found
         if checksum(state, lsn) != crc:
             raise self._corrupt("the document was altered")
@@ -190,6 +191,7 @@ class SqliteStore:
             rows=self._rows("tasks WHERE live"),
             lsn=self.trimmed,
             last=self.last,
+            counts=counts,
         )
 
     def fold(

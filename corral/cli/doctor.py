@@ -213,7 +213,7 @@ def _kinds(broker: BrokerView, client: Client) -> Iterator[Finding]:
     idle = [kind.kind for kind in broker.kinds if not kind.workers]
     if idle:
         found = f"no worker that is there serves {', '.join(idle)}"
-        cure = "start one that has these handlers and their extras: corral worker list -o json"
+        cure = "start one that has these handlers and what they import; its log says what it lacks"
         yield Finding("kinds", "warn", found, cure)
     elif broker.kinds:
         yield Finding("kinds", "ok", f"{len(broker.kinds)} are served")

@@ -274,7 +274,7 @@ def _drain_note(worker: WorkerView, now: float) -> str:
         return ""
     who = f" by {worker.drained_by}" if worker.drained_by else ""
     why = f": {worker.drain_reason}" if worker.drain_reason else ""
-    return f"draining{who} since {span(now - worker.drain_since)}{why}"
+    return f"{worker.admission}{who} for {span(now - worker.drain_since)}{why}"
 
 
 def worker_page(worker: WorkerView) -> RenderableType:

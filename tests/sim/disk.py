@@ -7,6 +7,7 @@ A full disk takes a few more writes, then refuses; the reserve lets some results
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -174,7 +175,9 @@ class SimStore:
         """See `Store.load`. The contract names no order of rows, so it is the ids' own."""
         disk = self.disk
         rows = [disk.rows[id] for id in sorted(disk.rows) if disk.rows[id].live]
-        return Loaded(disk.document, disk.document_lsn, iter(rows), disk.trimmed, disk.last)
+        counts = dict(Counter(row.state for row in disk.rows.values()))
+        lsns = disk.trimmed, disk.last
+        return Loaded(disk.document, disk.document_lsn, iter(rows), *lsns, counts)
 
     def fold(
         self,

@@ -23,6 +23,12 @@ def begin(cli: Cli, started: Keep, **broker: float) -> Started:
     return up
 
 
+def counted(cli: Cli) -> int:
+    """How many tasks have succeeded, as the broker counts them."""
+    count: int = cli("broker", "status", "-o", "json").json()["tasks"]["succeeded"]
+    return count
+
+
 @pytest.fixture
 def cli(alone: Cli) -> Cli:
     return Cli(alone.folder, CORRAL_BROKER=free_endpoint())
@@ -31,15 +37,19 @@ def cli(alone: Cli) -> Cli:
 def test_a_task_is_read_from_the_store_until_its_retention_ends(cli: Cli, started: Keep) -> None:
     up = begin(cli, started)
     assert cli("task", "submit", "echo", "a=1", "--id", "old", "--wait").status == 0
+    assert counted(cli) == 1
     assert up.end().status == 0
 
     up = begin(cli, started)  # what has ended is not loaded again
+    assert counted(cli) == 1
     assert cli("task", "result", "old").json() == {"a": 1}
     assert "✔ succeeded" in cli("task", "watch", "old").out
+    assert counted(cli) == 1
     assert up.end().status == 0
 
     up = begin(cli, started, retention=0.5)
     up.until(lambda: cli("task", "result", "old").status == 3)
+    assert counted(cli) == 0
     for command in COMMANDS:
         ended = cli("task", command, "old")
         assert (ended.status, ended.out) == (3, ""), ended

@@ -142,7 +142,7 @@ def test_a_worker_says_what_is_declared_and_why_it_is_drained(
         seen=NOW,
     )
     row = shown(capsys, table([worker], views.worker_columns(NOW))).splitlines()[1]
-    for text in ("draining", "1/2", "1/1 declared", "by ann since 5.0 s: a new driver"):
+    for text in ("draining", "1/2", "1/1 declared", "by ann for 5.0 s: a new driver"):
         assert text in row, row
     page = shown(capsys, views.worker_page(worker))
     for text in ("GPU-1", "declared", "24 GiB", "abc123", "a new driver"):

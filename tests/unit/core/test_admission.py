@@ -94,6 +94,15 @@ def test_a_worker_that_lacks_the_extra_does_not_loosen_the_kind(story: Story) ->
     assert story.client().is_refused(spec("learn")).code == "bad_params"
 
 
+def test_what_a_worker_lacks_is_told_though_others_once_had_it(story: Story) -> None:
+    story.announces(kind("learn"))
+    story.worker("w1", kinds=[kind(), kind("learn", extra="nope")])
+    told = story.explain(story.client().submit("learn"))
+    assert "pip install 'nope'" in told.cure[0].text
+    [on_w1] = told.workers
+    assert [fact.has for fact in on_w1.verdicts if fact.need == "kind"] == ["lacks nope"]
+
+
 def test_a_suspect_worker_still_counts_against_the_warning(story: Story) -> None:
     worker = story.worker("w1")
     worker.vanishes()
@@ -153,6 +162,8 @@ def test_what_cannot_be_a_kind_is_a_bad_field(story: Story) -> None:
     [
         ({"epochs": "many"}, "epochs"),
         ({}, "params"),
+        ({"epochs": 1e9}, "epochs"),
+        ({"epochs": True}, "epochs"),
         ({"epochs": 1, "net": {"layers": 0}}, "net.layers"),
     ],
 )
@@ -162,6 +173,30 @@ def test_bad_params_are_named_by_their_path(
     story.announces(TRAIN)
     refused = story.client().is_refused(spec("train", params))
     assert (refused.code, refused.fields["path"]) == ("bad_params", path)
+    assert refused.fields["why"].endswith("; it takes epochs, net")
+
+
+@pytest.mark.parametrize(
+    ("schema", "takes"),
+    [
+        (
+            {"type": "object", "required": ["b"], "properties": {"a": {"default": 1}, "b": {}}},
+            "a=1, b",
+        ),
+        ({"required": ["b"], "properties": {"a": True}}, "a"),
+        (
+            {"$ref": "#/$defs/It", "$defs": {"It": {"required": ["b"], "properties": {"b": {}}}}},
+            "b",
+        ),
+        ({"$ref": "#/$defs/It", "$defs": {"It": False}}, ""),
+        ({"required": ["b"]}, ""),
+        (False, ""),
+    ],
+)
+def test_a_refusal_tells_what_a_kind_takes(story: Story, schema: object, takes: str) -> None:
+    story.announces(kind("a", schema=json.dumps(schema)))
+    why = story.client().is_refused(spec("a", {})).fields["why"]
+    assert why.partition("; it takes ")[2] == takes
 
 
 def test_params_that_are_no_msgpack_are_refused(story: Story) -> None:

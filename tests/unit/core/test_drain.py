@@ -76,6 +76,14 @@ def test_a_drain_may_be_changed_while_it_goes_on(
     client.drains("w1", reason="at once", deadline=5.0, policy="requeue")
     drained(worker)
     assert worker.record.drain_reason == "at once"
+    story.later(1.0)
+    client.drains("w1")
+    drained(worker)
+    assert worker.record.drain_reason == "at once"  # a drain without a word leaves the first
+    assert worker.record.drain_since is not None
+    assert worker.record.drain_since <= story.now - 1.0
+    client.drains("w1", deadline=4.0, policy="requeue")
+    drained(worker)
     story.later(6.0)
     story.is_(id, State.QUEUED)
     worker.is_asked_to_stop(id)

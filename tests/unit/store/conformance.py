@@ -312,6 +312,13 @@ class Conformance:
         store.fold(store.epoch, rows)
         assert [found.id for found in store.query(**filters)] == list(ids)
 
+    def test_rows_are_counted_by_state(self, store: Store) -> None:
+        assert store.load().counts == {}
+        rows = [row("a"), done("b", 1.0), done("c", 2.0)]
+        store.fold(store.epoch, rows)
+        store.fold(store.epoch, [], deletes=["c"])
+        assert store.load().counts == {row("a").state: 1, done("b", 1.0).state: 1}
+
     def test_what_ended_long_ago_has_expired(self, store: Store) -> None:
         store.fold(
             store.epoch,
