@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from corral.cli.options import broker_options, connect, connected, printed
 from corral.cli.output import Output, console, counted, line, table, talk
@@ -31,6 +32,14 @@ SHOWN_ROWS = 15  # of the leaderboard
 SHOWN_FAILURES = 10
 
 
+def _complete(_: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The pipelines that come with Corral, or files."""
+    from corral.research.pipeline import shipped
+
+    names = [CompletionItem(name) for name in shipped() if name.startswith(begun)]
+    return names or [CompletionItem(begun, type="file")]
+
+
 @click.group(cls=Noun)
 def pipeline() -> None:
     """Run a graph of research tasks from a file.
@@ -40,7 +49,7 @@ def pipeline() -> None:
 
 
 @pipeline.command()
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", shell_complete=_complete)
 @click.option("--local", is_flag=True, help="Start a private broker and two workers for this run.")
 @click.option(
     "--data", type=click.Path(path_type=Path), default=Path(".corral"), show_default=True,
@@ -82,7 +91,7 @@ def run(
 
 
 @pipeline.command()
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", shell_complete=_complete)
 @connected
 def submit(client: Client, out: Output, source: str) -> int:
     """Submit a pipeline and leave. Prints the ids of its tasks."""
@@ -98,7 +107,7 @@ def submit(client: Client, out: Output, source: str) -> int:
 
 
 @pipeline.command()
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", shell_complete=_complete)
 @printed
 def show(out: Output, source: str) -> None:
     """Show the graph that a pipeline becomes, and how many tasks of each kind. Asks no broker."""

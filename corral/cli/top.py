@@ -98,7 +98,13 @@ def _picture(client: Client) -> RenderableType:
 
     broker, workers = client.status(), client.workers()
     kinds = kind_figures(broker.kinds, client.tasks(OVER, limit=LATELY))
-    tasks = [task for state in ACTIVE for task in client.tasks([state], limit=SHOWN)]
+    tasks = [
+        task
+        for state in ACTIVE
+        for task in sorted(
+            client.tasks([state], limit=SHOWN), key=lambda task: (-task.priority, task.submitted)
+        )
+    ]
     now = time.time()
     head = line(
         (f"corral {broker.version}  ", "bold"),

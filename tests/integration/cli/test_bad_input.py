@@ -236,3 +236,5 @@ def test_an_unknown_command_is_usage(alone: Cli) -> None:
         ended = alone(*command)
         assert (ended.status, ended.out) == (2, "")
         assert "--help" in ended.err
+    assert "Did you mean 'task'?" in alone("tsak").err
+    assert "Did you mean 'submit'?" in alone("task", "submti").err

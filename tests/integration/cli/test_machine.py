@@ -185,6 +185,7 @@ def test_completion_knows_commands_and_live_names(corral: Cli) -> None:
     assert complete(corral, "task", "sub") == ["submit"]
     assert complete(corral, "task", "show", "compl") == ["complete-me"]
     assert complete(corral, "worker", "drain", "w") == ["w1", "w2"]
+    assert complete(corral, "pipeline", "run", "d") == ["demo"]
     assert "echo" in complete(corral, "task", "submit", "ec")
 
 
