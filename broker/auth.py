@@ -8,6 +8,8 @@ connected, which libzmq cannot end from the broker's side. What the refused hear
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -159,6 +161,7 @@ class Gate:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> None:
         self.pair = keys.broker_pair(folder)
+        self._held = keys.hold(folder, fcntl.LOCK_SH)  # who wrote beside us would not be heard
         self.table = KeyTable(folder)
         self._holders: OrderedDict[bytes, str] = OrderedDict()
         self._authenticator = ThreadAuthenticator(context)
@@ -171,6 +174,7 @@ class Gate:
     def stop(self) -> None:
         """End the authenticator's thread, after the socket is closed."""
         self._authenticator.stop()
+        os.close(self._held)
 
     def setup(self, socket: zmq.Socket[bytes]) -> None:
         """Make `socket` speak CURVE alone. Call it before binding.

@@ -247,6 +247,8 @@ class _File:
 
         try:
             document = tomllib.loads(text)
+        except RecursionError:
+            raise BadConfig(file=self.path, key="(syntax)", why="nested too deep") from None
         except tomllib.TOMLDecodeError as bad:
             raise BadConfig(file=self.path, key="(syntax)", why=str(bad)) from None
         lines, section = {}, ""
@@ -260,9 +262,11 @@ class _File:
     def _yaml(self, text: str) -> tuple[dict[str, Any], dict[str, int]]:
         import yaml
 
+        from corral.yamls import Loader
+
         try:
-            document = yaml.safe_load(text)
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            document = yaml.load(text, Loader)
+            root = yaml.compose(text, Loader=Loader)
         except RecursionError:
             raise BadConfig(file=self.path, key="(syntax)", why="nested too deep") from None
         except yaml.YAMLError as bad:

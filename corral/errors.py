@@ -313,6 +313,17 @@ class StoreRefused(CorralError):
     exit_status = 2
 
 
+class HistoryUnusable(CorralError):
+    """The history {path} cannot be kept: {why}
+
+    Move that file away and start the gateway again: it begins a new one. Or name another one
+    with --history.
+    """
+
+    code = "history_unusable"
+    exit_status = 2
+
+
 class StoreNewer(CorralError):
     """The store in {path} was made by a newer Corral (schema {schema}; this one knows {known}).
 

@@ -9,7 +9,7 @@ while the broker runs, live in `broker.auth`.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import ipaddress
 import os
 import struct
@@ -113,8 +113,34 @@ def enrol(folder: Path, name: str, role: str, now: float) -> KeyFile:
 
     Raises:
         BadConfig: the folder's files are damaged.
-        Usage: the name is taken, or name or role are not possible.
+        Usage: the name is taken, or name or role are not possible, or a broker runs with the keys.
     """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = hold(folder, fcntl.LOCK_EX)
+    try:
+        return _enrol(folder, name, role, now)
+    finally:
+        os.close(held)
+
+
+def hold(folder: Path, how: int) -> int:
+    """A lock on a folder of keys, until the descriptor is closed: brokers share one
+    (`fcntl.LOCK_SH`), and who writes beside them wants it alone (`fcntl.LOCK_EX`).
+
+    Raises:
+        Usage: somebody else has it.
+    """
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        cure = f"let others in through it: --key {folder / 'operator.key'} in place of --keys"
+        raise Usage(what=f"a broker works with the keys in {folder}; {cure}") from None
+    return held
+
+
+def _enrol(folder: Path, name: str, role: str, now: float) -> KeyFile:
     if (folder / BROKER_FILE).exists():
         broker = broker_pair(folder)
     else:
@@ -208,10 +234,14 @@ def _draft(path: Path, content: object) -> Path:
     """The content on stable storage beside `path`, under another name."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    with contextlib.closing(os.fdopen(handle, "wb")) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(handle, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        os.unlink(name)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return Path(name)
 
 

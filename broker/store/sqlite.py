@@ -93,10 +93,14 @@ class SqliteStore:
         """Open for reading, without leading. Raises what `lead` raises; makes nothing new."""
         if not self.path.is_dir():
             raise StoreRefused(path=self.path, why="there is no such folder")
-        self._lock.acquire()
         try:
+            self._lock.acquire()
             self._open(wal_bytes=0)
             self.db.pragma("query_only", 1)
+        except OSError as error:
+            self.close()
+            why = f"{error.strerror} ({error.filename or self.path})"
+            raise StoreRefused(path=self.path, why=why) from error
         except BaseException:
             self.close()
             raise
@@ -392,6 +396,8 @@ class SqliteStore:
             yield
         except apsw.Error as error:
             raise self._failed(error) from error
+        except UnicodeDecodeError as error:  # a damaged column
+            raise self._corrupt(f"it holds text that is none: {error}") from error
 
     def _failed(self, error: apsw.Error) -> Exception:
         found = database.failure(error, self.path)

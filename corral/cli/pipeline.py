@@ -34,9 +34,8 @@ SHOWN_FAILURES = 10
 
 def _complete(_: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """The pipelines that come with Corral, or files."""
-    from corral.research.pipeline import shipped
-
-    names = [CompletionItem(name) for name in shipped() if name.startswith(begun)]
+    shipped = importlib.import_module("corral.research.pipeline").shipped()
+    names = [CompletionItem(name) for name in shipped if name.startswith(begun)]
     return names or [CompletionItem(begun, type="file")]
 
 

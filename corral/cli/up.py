@@ -28,7 +28,7 @@ LOOK = 0.2  # seconds between looks at the processes
     help="Folder of the store and of each worker.",
 )  # fmt: skip
 @click.option("--bind", default=DEFAULT, show_default=True, help="Address.")
-@click.option("--workers", type=click.IntRange(0), default=2, show_default=True)
+@click.option("--workers", type=click.IntRange(0, 100), default=2, show_default=True)
 @click.option(
     "--slots", type=click.IntRange(1), default=1, show_default=True, help="Of each worker."
 )

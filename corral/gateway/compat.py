@@ -22,6 +22,7 @@ from corral.gateway.routes import Ask, Nothing, Resource
 from corral.gateway.tasks import Short, outcome_of, submit_all
 from corral.messages import TaskView, WorkerView
 from corral.tasks import TERMINAL, Needs, State, Task, force_gpu, needs, prefer_gpu
+from corral.yamls import Loader
 
 Word = Literal["AVAILABLE", "BUSY", "TEMPORARILY_UNAVAILABLE", "DRAINING", "DRAINED", "REMOVED"]
 Status = Literal["pending", "running", "completed", "failed", "cancelled"]
@@ -366,8 +367,8 @@ def _named(strategy: str, symbol: str) -> dict[str, Any]:
 
 def _written(text: str, symbol: str) -> dict[str, Any]:
     try:
-        found = msgspec.convert(yaml.safe_load(text), Strategy)
-    except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as bad:
+        found = msgspec.convert(yaml.load(text, Loader), Strategy)
+    except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as bad:
         why = " ".join(str(bad).split())[:300]
         raise BadTask(path="strategy_yaml", why=why) from None
     fields = {name: getattr(found, name) for name in found.__struct_fields__}

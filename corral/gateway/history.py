@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from corral import jsons
-from corral.errors import Usage
+from corral.errors import HistoryUnusable
 from corral.gateway.page import WINDOW, Row
 from corral.gateway.trends import Change, Depth
 from corral.messages import TaskView, WorkerView
@@ -85,7 +85,7 @@ class History:
         """`keep`: seconds after which a change is forgotten.
 
         Raises:
-            Usage: the file cannot be written, or is no history.
+            HistoryUnusable: the file cannot be written, is no history, or is damaged.
         """
         self._path = path
         self._keep = keep
@@ -103,8 +103,9 @@ class History:
             self._connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
             self._connection.execute(_SCHEMA)
             self._seen = {view.name: view for view in self._workers_at(_moment(FOREVER))}
-        except (OSError, apsw.Error) as bad:
-            raise Usage(what=f"the history {path} cannot be kept: {bad}") from None
+            self.told()  # what is damaged is found now
+        except (OSError, apsw.Error, msgspec.MsgspecError) as bad:
+            raise HistoryUnusable(path=path, why=str(bad)) from None
 
     # --- what is told -------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import msgspec
 import yaml
 
 from corral.errors import CorralError
+from corral.yamls import Loader
 
 MOST = 10_000  # values, with what anchors repeat
 
@@ -40,9 +41,9 @@ class Document:
     def __init__(self, text: str, file: str) -> None:
         self.file = file
         try:
-            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.root = yaml.compose(text, Loader=Loader)
             self._check(self.root, (), {})
-            self.value: Any = yaml.safe_load(text)
+            self.value: Any = yaml.load(text, Loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             why = " ".join(filter(None, (error.context, error.problem)))

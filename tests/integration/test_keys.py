@@ -80,6 +80,20 @@ class House:
             self.broker.stop()
 
 
+def test_no_key_is_made_behind_a_running_broker(house: House) -> None:
+    out = house.folder / "ann.key"
+    made = ("keys", "new", "--keys", house.keys, "--role", "client", "--name", "ann", "--out", out)
+    refused = house.corral(*made)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"--key {house.keys / 'operator.key'}" in refused.stderr
+    assert not out.exists()
+    house.broker.stop()
+    assert house.corral(*made).returncode == 0
+    house.broker.start()
+    with house.client(out) as client:
+        assert client.submit("echo").id
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     house = House(tmp_path)

@@ -110,6 +110,9 @@ def test_units_in_files(folder: Path) -> None:
         ("corral.yaml", "broker: {heartbeat: -1}\n", "broker.heartbeat", "at least 0"),
         ("corral.yaml", "endpoints: [localhost]\n", "endpoints", "tcp://HOST:PORT"),
         ("corral.yaml", "output: xml\n", "corral.yaml:1: output", "none of table"),
+        ("corral.yaml", "output: 2020-13-45\n", r"corral.yaml:1: \(syntax\)", "no timestamp"),
+        ("corral.yaml", "output: !!int\n", r"corral.yaml:1: \(syntax\)", "no int"),
+        ("corral.toml", "a = " + "[" * 3000, r"corral.toml: \(syntax\)", "too deep"),
         ("corral.toml", "output = \n", r"corral.toml: \(syntax\)", "line 1"),
         (
             "corral.toml",

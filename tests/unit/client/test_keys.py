@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,18 @@ def test_a_key_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "ann.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "deep").stat().st_mode & 0o777 == 0o700
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["ann.key"]
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*ann\.key"):
+        keys.write(tmp_path / "ann.key", keys.new_key("ann", "client", keys.new_pair().public))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_keys_are_never_equal() -> None:

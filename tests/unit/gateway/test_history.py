@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.errors import Usage
+from corral.errors import HistoryUnusable
 from corral.gateway import history
 from corral.gateway.history import History, Past
 from corral.gateway.page import Page, Row
@@ -159,6 +161,20 @@ def test_its_size_is_bounded(kept: History, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(states(kept.past(100.0))) <= 11
 
 
+def test_a_damaged_history_is_named_when_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    History(path, DAY).close(0.0)
+    with closing(apsw.Connection(str(path))) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'depth'").get
+        size = connection.pragma("page_size")
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * size : root * size] = bytes(range(256)) * (size // 256)
+    path.write_bytes(data)
+    with pytest.raises(HistoryUnusable, match="malformed") as unusable:
+        History(path, DAY)
+    assert "Move that file away" in unusable.value.cure
+
+
 @pytest.mark.parametrize("content", [b"no database, but long enough to be looked at" * 40, None])
 def test_a_file_that_is_no_history_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "history.db"
@@ -166,5 +182,5 @@ def test_a_file_that_is_no_history_is_named(tmp_path: Path, content: bytes | Non
         path.mkdir()
     else:
         path.write_bytes(content)
-    with pytest.raises(Usage, match=r"history\.db"):
+    with pytest.raises(HistoryUnusable, match=r"history\.db"):
         History(path, DAY)

@@ -164,7 +164,11 @@ def test_the_line_of_a_list_item_is_its_own() -> None:
         pipeline.parse(text, "mine.yaml")
 
 
-NONSENSE = ["", "- 1", "a", "name", "\x00", "a: [", "? [a]\n: b", "&a [*a]", "[" * 5000, "1: 2"]
+NONSENSE = [
+    *("", "- 1", "a", "name", "\x00", "a: [", "? [a]\n: b", "&a [*a]", "[" * 5000, "1: 2"),
+    *("a: 2020-13-45", "a: !!timestamp b", "a: !!int", "a: !!int b", "a: !!float b", "a: !!bool b"),
+    "? !!binary [b]\n: c",
+]
 
 
 @pytest.mark.parametrize("text", NONSENSE, ids=range(len(NONSENSE)))

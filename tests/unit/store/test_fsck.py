@@ -148,6 +148,14 @@ def test_a_store_in_use_is_left_alone(binding: SqliteBinding) -> None:
     store.close()
 
 
+def test_a_lock_that_cannot_be_opened_is_told(binding: SqliteBinding) -> None:
+    lock = binding.folder / "lock"
+    lock.unlink()
+    lock.symlink_to("/nowhere/lock")
+    with pytest.raises(StoreRefused, match=r"No such file.*lock"):
+        fsck(binding.folder)
+
+
 def test_where_there_is_no_store_none_is_made(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match="no such folder"):
         fsck(tmp_path / "none")
