@@ -93,6 +93,7 @@ _PATHS = {
 
 # A number may be written with its unit. What a text means follows from the field's name and type.
 LONGEST = 1e9  # seconds, 31 years: the wire takes none that is longer
+MAX_SLOTS = 10_000  # the broker counts no more
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
@@ -279,8 +280,12 @@ class _File:
         def walk(node: yaml.Node | None, prefix: str) -> None:
             if isinstance(node, yaml.MappingNode):
                 for name, value in node.value:
-                    lines[f"{prefix}{name.value}"] = name.start_mark.line + 1
-                    walk(value, f"{prefix}{name.value}.")
+                    key, line = f"{prefix}{name.value}", name.start_mark.line + 1
+                    if key in lines:
+                        why = f"stands there twice, first on line {lines[key]}"
+                        raise BadConfig(file=f"{self.path}:{line}", key=key, why=why)
+                    lines[key] = line
+                    walk(value, f"{key}.")
 
         walk(root, "")
         return self._flat(document if document is not None else {}), lines
@@ -395,6 +400,9 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
     for key in ("broker.heartbeat", "timeout", "worker.slots"):
         if not values[key]:
             raise BadConfig(file=origins[key], key=key, why="must be above 0")
+    if values["worker.slots"] > MAX_SLOTS:
+        why = f"must be at most {MAX_SLOTS}"
+        raise BadConfig(file=origins["worker.slots"], key="worker.slots", why=why)
     for endpoint in values["endpoints"]:
         if not is_endpoint(endpoint):
             why = f"{endpoint!r} is no endpoint; write tcp://HOST:PORT"

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
-from corral.errors import CorralError
+from corral.errors import CorralError, Usage
 
 MEDIA_TYPE = "application/problem+json"
 AGAIN = 2  # seconds after which one who was told "not now" may ask again
@@ -238,6 +238,10 @@ BY_CODE: Mapping[str, int] = {
 }
 
 
+#: what a command's own help is to who calls it over HTTP
+DOCUMENTED = "`GET /api/v1/openapi.json` tells what each call takes."
+
+
 def status_of(error: CorralError) -> int:
     """The HTTP status that fits an error."""
     if isinstance(error, Refusal):
@@ -253,7 +257,7 @@ def problem_of(error: CorralError) -> Problem:
         status=status_of(error),
         detail=error.message,
         code=error.code,
-        next=error.cure,
+        next=DOCUMENTED if type(error) is Usage else error.cure,
     )
 
 

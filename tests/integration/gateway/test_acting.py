@@ -146,6 +146,7 @@ def test_a_body_that_does_not_fit_is_refused(
     answer = rest.post("/tasks", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert words in answer.json()["detail"]
+    assert "--help" not in answer.json()["next"]
 
 
 def test_only_json_of_a_fair_size_is_read(rest: httpx.Client) -> None:

@@ -101,6 +101,8 @@ def test_units_in_files(folder: Path) -> None:
         ("corral.yaml", "- a\n", r"corral.yaml: \(file\)", "mapping"),
         ("corral.yaml", "broker: 5\n", r"corral.yaml:1: broker", "no such setting"),
         ("corral.yaml", "worker: {slots: 0}\n", "worker.slots", "above 0"),
+        ("corral.yaml", "worker: {slots: 10001}\n", "worker.slots", "at most 10000"),
+        ("corral.yaml", "worker:\n  slots: 1\n  slots: 2\n", "yaml:3: worker.slots", "line 2"),
         ("corral.yaml", "worker: {slots: 2.5}\n", "worker.slots", "int"),
         ("corral.yaml", "worker: {slots: '2.5'}\n", "worker.slots", "no whole number"),
         ("corral.yaml", "worker: {slots: 8GB}\n", "worker.slots", "no whole number"),
