@@ -45,6 +45,10 @@ def print_submitted(out: Output, handles: Sequence[Handle], one: bool) -> None:
         Output("name").listing(told, {}, lambda item: item.id)
     else:
         out.listing(told, {}, lambda item: item.id)
+    known = [one.id for one in handles if one.known]
+    if known:
+        were = "was" if len(known) == 1 else f"and {len(known) - 1} more were"
+        talk(f"{known[0]} {were} there already; what is the same is not done twice")
 
 
 def warn(handles: Sequence[Handle]) -> bool:
