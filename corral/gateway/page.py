@@ -2,12 +2,14 @@
 
 Pure. Each change gets the next revision number. A reader tells the last revision it knows and gets
 everything that is newer, each thing once, as it is now; so nobody keeps a queue for a slow reader,
-and memory is bounded by what there is to show. That is a window: `window` tasks, those that go on
-first. How many there are in all is in the broker's own figures.
+and memory is bounded by what there is to show. That is a window: `window` tasks, those that run
+first, then those that wait, then those that ended, of each the newest. How many there are in all
+is in the broker's own figures.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +71,8 @@ class Page:
         self._window = window
         self._floor = 0  #: who knows no more than this gets everything
         self._rows: dict[str, Row] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()  #: those of them that are over
+        #: a heap: who leaves first when there is no room; a place that is no row's any more is void
+        self._leaving: list[_Place] = []
         self._workers: dict[str, WorkerView] = {}
         self._broker: BrokerView | None = None
         self._expected: list[str] | None = None
@@ -79,35 +82,37 @@ class Page:
 
     # --- what is told -------------------------------------------------------------------
 
-    def fold(self, change: Update | TaskView) -> None:
-        """Something happened to a task."""
+    def fold(self, change: Update | TaskView) -> Row:
+        """Something happened to a task; gives it as it is now, if there is room for it or not."""
         row = self._rows.get(change.id)
+        before = _place(row) if row is not None else None
         if isinstance(change, TaskView):
             row = self._rows[change.id] = _shown(change)
         else:
             if row is None:
-                row = self._rows[change.id] = Row(id=change.id)
+                # Of one that was out of sight little is known; but what tells of progress runs.
+                state = State.RUNNING if change.cause == "progress" else State.QUEUED
+                row = self._rows[change.id] = Row(id=change.id, state=state)
             _fold(row, change)
-        if row.state in TERMINAL:
-            self._ended[row.id] = None
-            self._ended.move_to_end(row.id)
-        else:
-            self._ended.pop(row.id, None)
+        if _place(row) != before:
+            heapq.heappush(self._leaving, _place(row))
         self._mark("task", row.id)
         if len(self._rows) > self._window:
             self._make_room()
+        if len(self._leaving) > 2 * (self._window + 2):
+            self._leaving = [_place(one) for one in self._rows.values()]
+            heapq.heapify(self._leaving)
+        return row
 
     def _make_room(self) -> None:
-        """Let the task go that ended first; when none has ended, the one that came first."""
-        self.drop(next(iter(self._ended or self._rows)))
-
-    def row(self, id: str) -> Row | None:
-        """A task, as it is now."""
-        return self._rows.get(id)
+        """Let one task go."""
+        place = heapq.heappop(self._leaving)
+        while (row := self._rows.get(place[-1])) is None or _place(row) != place:
+            place = heapq.heappop(self._leaving)
+        self.drop(row.id)
 
     def drop(self, id: str) -> None:
         """A task is no longer there."""
-        self._ended.pop(id, None)
         if self._rows.pop(id, None) is not None:
             self._mark("task", id)
             self._forget()
@@ -208,6 +213,18 @@ def _sort(thing: Any, name: str, there: list[Any], gone: list[str]) -> None:
         gone.append(name)
     else:
         there.append(thing)
+
+
+_Place = tuple[int, float, str]
+
+
+def _place(row: Row) -> _Place:
+    """Where a task stands among those that leave the window; the least leaves first."""
+    if row.state in TERMINAL:
+        return (0, row.ended or 0.0, row.id)
+    if row.state is State.RUNNING:
+        return (2, row.started or 0.0, row.id)
+    return (1, row.submitted, row.id)
 
 
 def _shown(view: TaskView) -> Row:

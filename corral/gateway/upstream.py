@@ -18,7 +18,7 @@ from corral.client import AsyncClient
 from corral.errors import BrokerUnreachable, CorralError, NotFound
 from corral.gateway.expected import Expected
 from corral.gateway.history import History
-from corral.gateway.page import Page
+from corral.gateway.page import Page, Row
 from corral.gateway.problems import BrokerAway, moment
 from corral.gateway.tally import Tally
 from corral.gateway.trends import Trends
@@ -99,12 +99,12 @@ class Upstream:
         """Fold what happens into the page."""
         folded = 0
         async for change in client.changes(client.subscribe([], self._seq)):
-            self.page.fold(change)
+            row = self.page.fold(change)
             self.tally.fold(change)
             if isinstance(change, Update):
                 self._seq = change.seq
                 self.trends.fold(change)
-            self._note(change)
+            self._note(change, row)
             folded += 1
             if folded % TURN == 0:
                 await asyncio.sleep(0)  # a burst is handed out without a pause
@@ -132,10 +132,9 @@ class Upstream:
                 await asyncio.to_thread(self.history.write, told, time.time())
             await asyncio.sleep(POLL if client.connected else LOOK)
 
-    def _note(self, change: Update | TaskView) -> None:
+    def _note(self, change: Update | TaskView, row: Row) -> None:
         """Remember what a task has become."""
-        row = self.page.row(change.id)
-        if self.history is None or row is None:
+        if self.history is None:
             return
         if isinstance(change, TaskView):
             self.history.see_view(change, row)

@@ -104,6 +104,37 @@ def test_the_window_keeps_what_goes_on() -> None:
     assert set(rows(page.everything())) == {"d", "e", "f"}
 
 
+def ended(number: int) -> TaskView:
+    state = State.FAILED if number % 2 else State.SUCCEEDED
+    return TaskView(
+        id=f"t{number}", kind="echo", state=state, submitted=1.0, ended=float(number)
+    )  # fmt: skip
+
+
+def test_what_ended_first_leaves_first_in_whatever_order_it_is_told() -> None:
+    page = Page(0.0, window=4)
+    told = [page.fold(ended(number)) for number in (6, 5, 4, 3, 2)]  # as a snapshot tells it
+    assert [row.ended for row in told] == [6.0, 5.0, 4.0, 3.0, 2.0]
+    assert set(rows(page.everything())) == {"t6", "t5", "t4", "t3"}
+    for id in ("a", "b"):
+        page.fold(update(id, kind="echo", at=7.0))
+        page.fold(update(id, "succeed", State.SUCCEEDED, at=8.0))
+    assert set(rows(page.everything())) == {"t6", "t5", "a", "b"}
+    page.fold(update("t5", "reopen", at=9.0))
+    page.fold(update("c", kind="echo", at=10.0))
+    assert set(rows(page.everything())) == {"t5", "a", "b", "c"}
+
+
+def test_what_runs_stays_though_it_was_submitted_first() -> None:
+    page = Page(0.0, window=3)
+    page.fold(TaskView(id="a", kind="echo", state=State.RUNNING, submitted=1.0, started=2.0))
+    for n in range(3, 8):
+        page.fold(update(str(n), kind="echo", at=float(n)))
+    assert set(rows(page.everything())) == {"a", "6", "7"}
+    page.fold(update("b", "progress", None, progress=0.5))  # from one that was out of sight
+    assert set(rows(page.everything())) == {"a", "7", "b"}
+
+
 def test_a_sign_of_life_alone_is_no_news() -> None:
     page = Page(0.0)
     page.see_workers([worker("w1"), worker("w2")])
@@ -194,6 +225,9 @@ def test_memory_does_not_grow_with_time() -> None:
         page.fold(update(str(number)))
     assert len(page.everything().tasks) == 10
     assert len(page._changed) <= 2 * (10 + 2)
+    for number in range(1_000):
+        page.fold(update("9999", "succeed", State.SUCCEEDED, at=float(number)))
+    assert len(page._leaving) <= 2 * (10 + 2)
     assert page.since(0) is None
 
 
