@@ -210,8 +210,8 @@ class History:
             workers=_at_work(workers, tasks),
         )
 
-    def told(self) -> tuple[list[Depth], list[Change]]:
-        """Every depth and change that is known."""
+    def told(self) -> tuple[list[Depth], list[Change], list[WorkerView] | None]:
+        """Every depth and change that is known, and the last workers; None of a new file."""
         depths: Any
         changes: Any
         depths, changes = (
@@ -221,6 +221,7 @@ class History:
         return (
             [msgspec.json.decode(data, type=Depth) for (data,) in depths],
             [msgspec.json.decode(data, type=Change) for (data,) in changes],
+            [*self._seen.values()] if depths else None,
         )
 
     def _workers_at(self, until: int, file: apsw.Connection | None = None) -> Iterator[WorkerView]:

@@ -8,9 +8,10 @@ this gateway has seen since it started, and what its history remembers.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from corral.messages import BrokerView, Update, WorkerView
@@ -78,13 +79,18 @@ class Trend(Generic[P]):
 class Trends:
     """Everything that this gateway remembers."""
 
-    def __init__(self, depths: Iterable[Depth] = (), changes: Iterable[Change] = ()) -> None:
-        """`depths`, `changes`: what was before this gateway started."""
+    def __init__(
+        self,
+        depths: Iterable[Depth] = (),
+        changes: Iterable[Change] = (),
+        workers: Iterable[WorkerView] | None = None,
+    ) -> None:
+        """What was before this gateway started; no `workers` when nothing is known of then."""
         self.depth: Trend[Depth] = Trend()
         for depth in depths:
             self.depth.add(depth)
         self.changes: deque[Change] = deque(changes, maxlen=CHANGES)
-        self._workers: dict[str, WorkerView] | None = None
+        self._workers = None if workers is None else {view.name: view for view in workers}
         self._curves: OrderedDict[str, Trend[Told]] = OrderedDict()
 
     def see(self, view: BrokerView, now: float) -> Depth:
@@ -95,12 +101,12 @@ class Trends:
 
     def see_workers(self, views: Sequence[WorkerView], now: float) -> list[Change]:
         """These are all workers there are; gives what changed. A first look finds no change."""
-        there = {view.name: view for view in views}
         before = self._workers
+        there = {view.name: _known(view, before or {}) for view in views}
         self._workers = there
         if before is None:
             return []
-        gone = [Change(at=now, worker=name, what="gone") for name in before.keys() - there.keys()]
+        gone = [Change(at=now, worker=name, what="gone") for name in sorted(before.keys() - there)]
         found = [
             Change(at=now, worker=name, what=what, why=why)
             for name, view in there.items()
@@ -124,6 +130,14 @@ class Trends:
         """What a task has told; nothing when that is unknown or was long ago."""
         found = self._curves.get(id)
         return found.points() if found is not None else []
+
+
+def _known(view: WorkerView, before: Mapping[str, WorkerView]) -> WorkerView:
+    """A worker with what was known of it: to a new broker it is a name until it is heard."""
+    known = before.get(view.name)
+    if known is None or view.incarnation or view.dialect != known.dialect:
+        return view
+    return msgspec.structs.replace(view, incarnation=known.incarnation, about=known.about)
 
 
 def _differences(before: WorkerView | None, now: WorkerView) -> list[tuple[str, str]]:

@@ -84,7 +84,8 @@ def test_it_survives_a_restart_and_what_is_told_twice_is_kept_once(tmp_path: Pat
     kept = History(path, DAY)
     assert states(kept.past(2.5)) == {"a": "running"}
     assert kept.past(4.0).counts == {"retrying": 1}
-    depths, changes = kept.told()
+    depths, changes, workers = kept.told()
+    assert workers == []
     assert [one.at for one in depths] == [10.0]
     assert changes[0].what == "drained"
     assert kept.past(20.0).oldest == pytest.approx(10.0)
@@ -150,7 +151,7 @@ def test_what_is_too_old_is_forgotten_but_not_what_goes_on(kept: History) -> Non
     flush(kept, DAY * 2)
     assert states(kept.past(DAY * 2)) == {"runs": "running"}
     assert [one.name for one in kept.past(DAY * 2).workers] == ["w1"]
-    assert kept.told() == ([], [])
+    assert kept.told() == ([], [], None)
 
 
 def test_its_size_is_bounded(kept: History, monkeypatch: pytest.MonkeyPatch) -> None:

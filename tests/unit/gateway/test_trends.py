@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.gateway.trends import CHANGES, CURVES, FIGURES, Trend, Trends
+from corral.gateway.history import History
+from corral.gateway.trends import CHANGES, CURVES, FIGURES, Depth, Trend, Trends
 from corral.messages import Update, WorkerView
 
 
@@ -73,6 +75,41 @@ def test_a_rolling_update_is_told_step_by_step() -> None:
         (5.0, "w2", "gone", ""),
         (5.0, "w3", "here", "1.0"),
     ]
+
+
+def test_what_changed_while_the_gateway_was_away_is_told(tmp_path: Path) -> None:
+    def looked(at: float, *views: WorkerView) -> list[tuple[str, str]]:
+        """What a gateway tells that starts, looks once and stops."""
+        kept = History(tmp_path / "history.db", keep=100.0)
+        trends = Trends(*kept.told())
+        kept.see_depth(Depth(at=at, tasks={}, workers={}))
+        kept.see_workers(views, at)
+        found = trends.see_workers(views, at)
+        kept.close(at)
+        return [(one.worker, one.what) for one in found]
+
+    assert looked(20.0, worker("w1"), worker("w2")) == []
+    assert looked(40.0, worker("w1", incarnation="2", status="busy"), worker("w2")) == [
+        ("w1", "started again")
+    ]
+    assert looked(60.0) == [("w1", "gone"), ("w2", "gone")]
+    assert looked(80.0, worker("w1", incarnation="3")) == [("w1", "here")]
+
+
+def test_a_worker_that_a_new_broker_has_not_heard_yet_has_not_started_again() -> None:
+    trends = Trends(workers=[worker("w1")])
+    unheard = worker("w1", incarnation="", health="unavailable", about={})
+    turns = [[unheard], [worker("w1")], [unheard], [worker("w1", incarnation="2")]]
+    found = [[one.what for one in trends.see_workers(turn, 1.0)] for turn in turns]
+    assert found == [["unavailable"], ["live"], ["unavailable"], ["started again", "live"]]
+
+
+def test_a_worker_that_has_no_incarnation_changes_like_any_other() -> None:
+    trends = Trends()
+    plain = {"incarnation": "", "dialect": "MDP/0.2", "about": {}}
+    trends.see_workers([worker("w1", **plain)], 1.0)
+    [change] = trends.see_workers([worker("w1", **plain, admission="drained")], 2.0)
+    assert change.what == "drained"
 
 
 def test_changes_are_bounded() -> None:
