@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from corral.errors import NotFound, Usage
+from corral.errors import Usage
+from corral.gateway.problems import NoSuchPipeline
 from corral.gateway.routes import Ask, Resource, Told
 from corral.gateway.tasks import MOST_AT_ONCE, Short, submit_all
 from corral.messages import SubmittedView, TaskView
@@ -105,7 +106,7 @@ async def show(ask: Ask) -> Graph:
     name = ask.path["name"]
     views = await ask.upstream.client.tasks([], project=name, limit=MOST_AT_ONCE)
     if not views:
-        raise NotFound(noun="pipeline", name=name)
+        raise NoSuchPipeline(name=name)
     known = {view.id: view for view in views}
     parents = {id: set(view.after.values()) & known.keys() for id, view in known.items()}
     order = TopologicalSorter(parents).static_order()

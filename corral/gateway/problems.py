@@ -107,6 +107,17 @@ class NoSuchPath(Refusal):
     status = 404
 
 
+class NoSuchPipeline(Refusal):
+    """There is no pipeline {name}: no task has it as its project.
+
+    `GET /api/v1/pipelines` lists those of the latest tasks.
+    """
+
+    code = "no_such_pipeline"
+    exit_status = 3
+    status = 404
+
+
 class WrongVerb(Refusal):
     """{verb} is not for {path}.
 

@@ -102,6 +102,7 @@ def test_workers_and_the_broker(house: House, rest: httpx.Client) -> None:
         ("/tasks/none", 404, "not_found", "none"),
         ("/tasks/a%2Fb", 404, "not_found", "a/b"),
         ("/workers/none", 404, "not_found", "none"),
+        ("/pipelines/none", 404, "no_such_pipeline", "none"),
         ("/nothing", 404, "no_such_path", "/api/v1/nothing"),
         ("/tasks?limitt=3", 400, "bad_request", "did you mean limit?"),
         ("/tasks?limit=0", 400, "bad_request", "limit"),
