@@ -148,7 +148,7 @@ def watching(folder: Path, gateway: str, token: str = "", ringer: int = 9093) ->
     """Prometheus over one gateway."""
     folder.mkdir()
     port = free_port()
-    config = _shown_config().replace("15s", "300ms").replace(":9093", f":{ringer}")
+    config = shown_config().replace("15s", "300ms").replace(":9093", f":{ringer}")
     if not token:
         config = re.sub(r".*authorization.*\n", "", config)
     rules = rendered("corral-rules.yml")
@@ -170,7 +170,7 @@ def watching(folder: Path, gateway: str, token: str = "", ringer: int = 9093) ->
         yield Watch(f"http://127.0.0.1:{port}")
 
 
-def _shown_config() -> str:
+def shown_config() -> str:
     """The configuration that the docs show."""
     page = (ROOT / "docs" / "how-to" / "monitoring.md").read_text(encoding="utf-8")
     [shown] = re.findall(r"^ *```yaml\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)

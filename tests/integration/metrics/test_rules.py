@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.prometheus import rendered, run
+from tests.support.prometheus import ROOT, rendered, run, shown_config
 
 STORIES = Path(__file__).with_name("rules.yml")
 
@@ -89,3 +95,21 @@ def test_the_alarm_is_what_alertmanager_reads(tmp_path: Path) -> None:
     for severity, receiver in routes:
         command = ("amtool", "config", "routes", "test", f"--config.file={file}")
         assert run(*command, f"severity={severity}").splitlines()[0] == receiver
+
+
+def test_what_the_page_has_typed_writes_what_prometheus_reads(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "monitoring.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+    [typed] = [textwrap.dedent(block) for block in blocks if "ansible" in block]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euc", typed],
+        cwd=ROOT, env={**os.environ, "HOME": str(tmp_path), "PATH": path}, check=True,
+    )  # fmt: skip
+    folder = tmp_path / "prometheus"
+    assert json.loads((folder / "corral-targets.json").read_text())[0]["targets"] == [
+        "127.0.0.1:8000"
+    ]
+    (folder / "corral.token").write_text("a token\n")
+    (folder / "prometheus.yml").write_text(shown_config())
+    assert "SUCCESS" in run("promtool", "check", "config", folder / "prometheus.yml")
