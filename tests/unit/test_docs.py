@@ -6,11 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from msgspec import Struct
+
+from corral.research import pipeline
+from corral.research.schema import FAMILIES, SYMBOLS, TARGETS, WalkForward
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -103,3 +108,29 @@ def test_every_bad_input_has_the_tests_that_the_page_names() -> None:
         for folder, file, test in named:
             code = read(ROOT / "tests/fleet" / (folder or "collection") / file)
             assert f"def {test}(" in code, row
+
+
+PIPELINES = read(ROOT / "docs" / "how-to" / "pipelines.md")
+
+
+def test_every_key_of_a_pipeline_file_is_told() -> None:
+    cells = re.findall(r"^\| (`.*?) \| .*? \| .*\|$", PIPELINES, re.MULTILINE)
+    sections: dict[str, type[Struct]] = {"splits": WalkForward, **pipeline.PARAMS}
+    inside = {
+        f"{section}.{field}"
+        for section, params in sections.items()
+        for field in params.__struct_fields__
+        if section == "splits" or field not in ("symbol", "target", "family", "seed", "splits")
+    }
+    keys = {*pipeline.Pipeline.__struct_fields__} - sections.keys() | inside
+    assert {key for cell in cells for key in re.findall(r"`(.*?)`", cell)} == keys
+    words = {*re.findall(r"`(\w+)`", PIPELINES)}
+    assert words >= {*SYMBOLS, *TARGETS, *FAMILIES, *pipeline.Want.__struct_fields__}
+
+
+def test_the_pipeline_on_the_page_becomes_what_is_shown() -> None:
+    [text] = re.findall(r"^```yaml\n(.*?)^```", PIPELINES, re.MULTILINE | re.DOTALL)
+    planned = pipeline.expand(pipeline.parse(text, "mine.yaml"))
+    counts = Counter(one.kind for one in planned)
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    assert f"\nmine: {len(planned)} tasks: {told}\n" in PIPELINES
