@@ -65,9 +65,12 @@ const WORDS = {
 };
 const NOUNS = { slots: "a slot", cpus: "cores", memory_gb: "memory", gpus: "a GPU" };
 
-/** Why it waits, in a few words: what the first part of the cure is about. */
+const LASTING = new Set(["add", "add_worker", "install", "label"]); // no waiting brings these about
+
+/** Why it waits, in a few words: what the first part of the cure is about, or the first that somebody must do. */
 export const reasonWord = (told) => {
-  const [part] = told.cure ?? [];
+  const cure = told.cure ?? [];
+  const part = cure.find(({ action }) => LASTING.has(action)) ?? cure[0];
   return part ? (WORDS[part.action]?.(part) ?? part.action) : told.summary;
 };
 
