@@ -97,14 +97,22 @@ def needs_text(needs: Needs) -> str:
 
 def _variant_text(variant: Variant) -> str:
     parts = [
-        f"{variant.gpus} GPU{'s' if variant.gpus > 1 else ''}" if variant.gpus else "",
-        f"{variant.gpu_memory_gb:g} GiB on each GPU" if variant.gpu_memory_gb else "",
-        f"{variant.cpus:g} cpus" if variant.cpus else "",
-        f"{variant.memory_gb:g} GiB" if variant.memory_gb else "",
+        _many(variant.gpus, "GPU") if variant.gpus else "",
+        f"{_gib(variant.gpu_memory_gb)} on each GPU" if variant.gpu_memory_gb else "",
+        _many(variant.cpus, "core") if variant.cpus else "",
+        _gib(variant.memory_gb) if variant.memory_gb else "",
         *(f"{amount} {name}" for name, amount in variant.named.items()),
         *(f"label {name}={value}" for name, value in variant.labels.items()),
     ]
     return " + ".join(part for part in parts if part) or "nothing"
+
+
+def _many(count: float, noun: str) -> str:
+    return f"{count:g} {noun}{'' if count == 1 else 's'}"
+
+
+def _gib(amount: float) -> str:
+    return f"{amount * 1024:.0f} MiB" if 0 < amount < 1 else f"{round(amount, 1):g} GiB"
 
 
 def _facts(facts: Mapping[str, object]) -> RenderableType:
@@ -304,9 +312,9 @@ def worker_page(worker: WorkerView) -> RenderableType:
         columns: dict[str, Callable[[Any], Any]] = {
             "uuid": lambda gpu: gpu.uuid,
             "name": lambda gpu: "declared" if gpu.declared else gpu.name,
-            "memory": lambda gpu: f"{gpu.memory_gb:g} GiB",
+            "memory": lambda gpu: _gib(gpu.memory_gb),
             "held by": lambda gpu: gpu.holder,
-            "others use": lambda gpu: f"{gpu.foreign_gb:.1f} GiB" if gpu.foreign_gb else "",
+            "others use": lambda gpu: _gib(gpu.foreign_gb) if gpu.foreign_gb else "",
         }
         parts += [line(), table(worker.gpus, columns, "GPUs")]
     return Group(*parts)

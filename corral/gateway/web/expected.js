@@ -2,7 +2,7 @@
 // Whom to expect is told by the stream, when the gateway was told (`gateway.expect`).
 
 import { html } from "./vendor/htm-preact.js";
-import { count } from "./format.js";
+import { count, many } from "./format.js";
 import { WorkerLink } from "./parts.js";
 
 const HEARD = new Set(["live", "suspect"]);
@@ -22,7 +22,7 @@ const Names = ({ of }) => of.map((name, n) => html`${n > 0 && ", "}<${WorkerLink
 export function Expected({ expected, workers }) {
   if (!expected) return null;
   const { silent, unknown } = difference(expected, workers);
-  return html`<p class="figures expected" role="status"><b>${count(expected.length - silent.length)}</b> of ${count(expected.length)} expected workers are there
+  return html`<p class="figures expected" role="status"><b>${count(expected.length - silent.length)}</b> of ${many(expected.length, "expected worker")} ${expected.length === 1 ? "is" : "are"} there
     ${silent.length > 0 && html`<span class="trouble">Not there: <${Names} of=${silent} /></span>`}
     ${unknown.length > 0 && html`<span class="soft">Nobody expects: <${Names} of=${unknown} /></span>`}</p>`;
 }

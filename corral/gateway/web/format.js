@@ -27,8 +27,14 @@ const day = (at) => [at.getFullYear(), two(at.getMonth() + 1), two(at.getDate())
 /** "12,345" */
 export const count = (n) => Number(n ?? 0).toLocaleString("en");
 
+/** "task" of 1, "tasks" of 2 */
+export const plural = (n, noun) => (n === 1 ? noun : `${noun}s`);
+
 /** "1 task", "2 tasks" */
-export const many = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+export const many = (n, noun) => `${count(n)} ${plural(n, noun)}`;
+
+/** "23.5 GiB", and "256 MiB" of less than one: as the command line writes it. */
+export const gib = (n) => (n > 0 && n < 1 ? `${Math.round(n * 1024)} MiB` : `${Number(n.toFixed(1))} GiB`);
 
 /** A figure with four digits that matter. */
 export function figure(x) {
@@ -37,11 +43,11 @@ export function figure(x) {
   return size !== 0 && (size < 1e-3 || size >= 1e6) ? x.toExponential(2) : String(Number(x.toPrecision(4)));
 }
 
-/** "1.5 MB" */
+/** "1.5 MiB" */
 export function bytes(n) {
-  const units = ["B", "kB", "MB", "GB", "TB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let place = 0;
-  for (; n >= 1000 && place < units.length - 1; place++) n /= 1000;
+  for (; n >= 1024 && place < units.length - 1; place++) n /= 1024;
   return `${place && n < 100 ? n.toFixed(1) : Math.round(n)} ${units[place]}`;
 }
 

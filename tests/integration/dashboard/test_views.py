@@ -62,7 +62,7 @@ def world(fleet: Fleet, gateway: Gateway) -> World:
 def test_fleet(world: World, visitor: Visitor) -> None:
     page = visitor.go("?view=fleet&span=10m")  # the tests before this one took their time
     expect(page.locator(".worker")).to_have_count(2)
-    expect(page.get_by_text("2 workers on 1 hosts")).to_be_visible()
+    expect(page.get_by_text("2 workers on 1 host,")).to_be_visible()
     card = page.locator(".lane.gpu")
     expect(card.locator(".lane-name")).to_have_text("GPU 7c5a")
     expect(card.locator(".lane-bar")).to_have_text(["on a card"])
@@ -160,6 +160,7 @@ def test_failures_of_one_trouble_are_one_line(world: World, visitor: Visitor) ->
     group = page.locator(".group")
     expect(group).to_have_count(1)
     expect(group.locator(".group-n")).to_have_text("3")
+    expect(page.locator(".figures")).to_have_text("3 failed in 1 way")
     group.get_by_role("link").first.click()
     expect(group.get_by_role("link", name="load 0")).to_be_visible()
     expect(page).to_have_url(re.compile("group="))

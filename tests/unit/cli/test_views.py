@@ -50,7 +50,7 @@ def test_a_page_of_a_task(capsys: pytest.CaptureFixture[str]) -> None:
     page = shown(capsys, views.task_page(TASK))
     for text in (
         "abc123", "train_model", "AAPL/mlp", "● running", "50%", "loss 0.25", "w1",
-        '{"symbol":"AAPL"}', "select: def456", "1 GPU + 4 cpus + 8 GiB, else 4 cpus + 8 GiB",
+        '{"symbol":"AAPL"}', "select: def456", "1 GPU + 4 cores + 8 GiB, else 4 cores + 8 GiB",
         "assign", "the GPU was free", "ValueError: no such symbol", "line 7",
     ):  # fmt: skip
         assert text in page, page
@@ -79,11 +79,13 @@ def test_every_state_has_a_mark_of_its_own_word(state: State) -> None:
     [
         ((), "nothing"),
         ((Variant(),), "nothing"),
-        (force_gpu(cpus=2), "1 GPU + 2 cpus"),
+        (force_gpu(cpus=2), "1 GPU + 2 cores"),
         ((Variant(gpus=2, gpu_memory_gb=24),), "2 GPUs + 24 GiB on each GPU"),
+        ((Variant(cpus=1, memory_gb=23.541),), "1 core + 23.5 GiB"),
+        ((Variant(memory_gb=0.25),), "256 MiB"),
         (
             (Variant(cpus=0.5, named={"ib_gateway": 1}, labels={"zone": "a"}),),
-            "0.5 cpus + 1 ib_gateway + label zone=a",
+            "0.5 cores + 1 ib_gateway + label zone=a",
         ),
     ],
 )

@@ -3,7 +3,7 @@
 
 import { html } from "../vendor/htm-preact.js";
 import { bulkAction, Buttons, may } from "../actions.js";
-import { clock, count, fingerprint, many, span } from "../format.js";
+import { clock, count, fingerprint, many, plural, span } from "../format.js";
 import { Nothing, TaskLink, WorkerLink } from "../parts.js";
 import { Mark } from "../states.js";
 import { here, place } from "../url.js";
@@ -62,7 +62,7 @@ export function Failures({ state: { tasks, loaded }, where }) {
   const n = groups.reduce((sum, group) => sum + group.rows.length, 0);
   if (loaded && !groups.length) return html`<section class="view"><${Nothing}>Nothing has failed.<//></section>`;
   return html`<section class="view">
-    <p class="figures"><b>${count(n)}</b> failed in <b>${count(groups.length)}</b> ways</p>
+    <p class="figures"><b>${count(n)}</b> failed in <b>${count(groups.length)}</b> ${plural(groups.length, "way")}</p>
     ${groups.map((group) => html`<${Group} key=${group.print} group=${group} open=${where.group === group.print} from=${from} to=${to} />`)}
   </section>`;
 }

@@ -4,7 +4,7 @@
 import { html } from "../vendor/htm-preact.js";
 import { now } from "../api.js";
 import { Expected } from "../expected.js";
-import { clock, count, many, short, span, title } from "../format.js";
+import { clock, count, many, plural, short, span, title } from "../format.js";
 import { bars, idle, intervals, packed } from "../lanes.js";
 import { Nothing, WorkerLink } from "../parts.js";
 import { State } from "../states.js";
@@ -36,7 +36,7 @@ function Lane({ label, lane, from, to, gpu }) {
 
 const Meter = ({ label, used, all, unit }) =>
   all
-    ? html`<span class="meter" title=${`${label}: ${used} of ${all} ${unit} booked`}>${label} <span class="meter-line"><span style=${{ width: `${Math.min(100, (used / all) * 100)}%` }} /></span> ${trim(used)}/${trim(all)}${unit && ` ${unit}`}</span>`
+    ? html`<span class="meter" title=${`${label}: ${trim(used)} of ${trim(all)} ${unit} booked`}>${label} <span class="meter-line"><span style=${{ width: `${Math.min(100, (used / all) * 100)}%` }} /></span> ${trim(used)}/${trim(all)}${unit && ` ${unit}`}</span>`
     : null;
 const trim = (n) => Number(n.toFixed(1));
 
@@ -87,7 +87,7 @@ export function Fleet({ state: { tasks, workers, expected, loaded }, where }) {
   const gpus = slots.flatMap((worker) => worker.gpus);
   return html`<section class="view">
     <div class="filters">
-      <p class="figures"><b>${count(slots.length)}</b> workers on <b>${count(hosts.size)}</b> hosts, <b>${sum("slots_used")}</b> of ${sum("slots")} slots busy${gpus.length > 0 && html`, <b>${gpus.filter((gpu) => gpu.holder).length}</b> of ${gpus.length} GPUs`}</p>
+      <p class="figures"><b>${count(slots.length)}</b> ${plural(slots.length, "worker")} on <b>${count(hosts.size)}</b> ${plural(hosts.size, "host")}, <b>${sum("slots_used")}</b> of ${many(sum("slots"), "slot")} busy${gpus.length > 0 && html`, <b>${gpus.filter((gpu) => gpu.holder).length}</b> of ${many(gpus.length, "GPU")}`}</p>
       <nav class="spans" aria-label="Span of time">${Object.keys(SPANS).map((name) => html`<a key=${name} href=${here({ span: name })} aria-current=${name === (where.span ?? "10m") ? "true" : "false"}>${name}</a>`)}</nav>
     </div>
     <${Expected} expected=${expected} workers=${workers} />

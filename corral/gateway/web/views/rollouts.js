@@ -3,7 +3,7 @@
 
 import { html } from "../vendor/htm-preact.js";
 import { get, now } from "../api.js";
-import { clock, count, many } from "../format.js";
+import { clock, count, many, plural } from "../format.js";
 import { Answer, Nothing, useAnswer, WorkerLink } from "../parts.js";
 import { Mark, State } from "../states.js";
 import { place } from "../url.js";
@@ -32,7 +32,7 @@ export function Rollouts({ state: { workers, loaded } }) {
   const answer = useAnswer(() => get("/fleet/changes"), [news]);
   if (loaded && !all.length) return html`<section class="view"><${Nothing}>No worker has registered.<//></section>`;
   return html`<section class="view">
-    <p class="figures"><b>${count(all.length)}</b> workers, <b>${count(all.filter((worker) => ["available", "busy"].includes(worker.status)).length)}</b> take work, <b>${count(leaving.length)}</b> drained or draining</p>
+    <p class="figures"><b>${count(all.length)}</b> ${plural(all.length, "worker")}, <b>${count(all.filter((worker) => ["available", "busy"].includes(worker.status)).length)}</b> take work, <b>${count(leaving.length)}</b> drained or draining</p>
     <${Versions} workers=${all} />
     <section class="block"><h2>Drained or draining</h2>
       ${leaving.length === 0 ? html`<${Nothing}>None.<//>` : html`<ul class="leaving">${leaving.map((worker) => html`<li key=${worker.name}><${State} state=${worker.status} /><${WorkerLink} name=${worker.name} />

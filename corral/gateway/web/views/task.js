@@ -5,7 +5,7 @@ import { html, useEffect, useLayoutEffect, useState } from "../vendor/htm-preact
 import { ask, Buttons, first, taskActions } from "../actions.js";
 import { get, now, segment } from "../api.js";
 import { Chart } from "../chart.js";
-import { bytes, clock, command, short, span, title } from "../format.js";
+import { bytes, clock, command, gib, many, short, span, title } from "../format.js";
 import { onKeys } from "../keys.js";
 import { Answer, Nothing, notify, copyText, Progress, TaskLink, Twin, useAnswer, WorkerLink } from "../parts.js";
 import { GROUPS, LIVE, Mark, State } from "../states.js";
@@ -102,7 +102,7 @@ const Fact = ({ name, children }) => html`<div><dt>${name}</dt><dd>${children}</
 
 const needs = ({ cpus, memory_gb: memory, gpus, gpu_memory_gb: gpuMemory, named, labels }) =>
   [
-    gpus && `${gpus} GPU${gpus > 1 ? "s" : ""}${gpuMemory ? ` of ${gpuMemory} GiB` : ""}`, cpus && `${cpus} cores`, memory && `${memory} GiB`,
+    gpus && `${many(gpus, "GPU")}${gpuMemory ? ` of ${gib(gpuMemory)}` : ""}`, cpus && many(cpus, "core"), memory && gib(memory),
     ...Object.entries(named).map(([name, n]) => `${n} ${name}`), ...Object.entries(labels).map(([name, value]) => `${name}=${value}`),
   ].filter(Boolean).join(", ") || "nothing";
 
