@@ -47,8 +47,11 @@ function Help({ close }) {
 }
 
 function Ways({ view, failed }) {
-  return html`<nav class="ways" aria-label="Views">
-    ${Object.entries(WAYS).map(([name, label]) => html`<a key=${name} href=${place({ view: name })} aria-current=${name === view || (view === "task" && name === "queue") ? "page" : "false"}>
+  const nav = useRef(null);
+  const mine = view === "task" ? "queue" : view;
+  useLayoutEffect(() => void nav.current.querySelector("[aria-current=page]").scrollIntoView({ block: "nearest", inline: "center" }), [mine]);
+  return html`<nav class="ways" aria-label="Views" ref=${nav}>
+    ${Object.entries(WAYS).map(([name, label]) => html`<a key=${name} href=${place({ view: name })} aria-current=${name === mine ? "page" : "false"}>
       ${label}${name === "failures" && failed > 0 && html`<span class="badge">${count(failed)}</span>`}</a>`)}
   </nav>`;
 }

@@ -5,10 +5,10 @@ import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { figure, short, title } from "./format.js";
 import { place } from "./url.js";
 
-/** A link to a task, by its name. */
+/** A link to a task, by its name; all of it is told where there is no room for it. */
 export function TaskLink({ id, task }) {
   const called = task ? title(task) : short(id);
-  return html`<a class="task-link" href=${place({ view: "task", id })} title=${id}>${called}</a>`;
+  return html`<a class="task-link" href=${place({ view: "task", id })} title=${`${called}\n${id}`}>${called}</a>`;
 }
 
 /** A link to a worker. */

@@ -81,19 +81,20 @@ function Detail({ row, sparks }) {
   return html`<span class="soft" title=${row.why}>${row.why}</span>`;
 }
 
-const columns = (sparks) => [
-  { id: "state", title: "State", width: "112px", narrow: "26px", sort: true, class: "c-state", cell: (row) => html`<${State} state=${row.state} />` },
+/** Those that no task has anything for are left out, whatever is chosen: their room is the reason's. */
+const columns = (sparks, some) => [
+  { id: "state", title: "State", width: "100px", narrow: "26px", sort: true, class: "c-state", cell: (row) => html`<${State} state=${row.state} />` },
   {
     id: "task", title: "Task", width: "minmax(180px, 1.7fr)", narrow: "minmax(0, 1fr)", sort: true,
     cell: (row) => html`<${TaskLink} id=${row.id} task=${row} />${row.name && html` <span class="soft">${row.kind}</span>`}`,
   },
-  { id: "project", title: "Project", width: "92px", from: "wide", sort: true, cell: (row) => html`<a class="quiet" href=${here({ project: row.project })}>${row.project}</a>` },
-  { id: "priority", title: "Priority", width: "60px", from: "wide", sort: true, class: "number", cell: (row) => row.priority || "" },
-  { id: "worker", title: "Worker", width: "84px", from: "mid", sort: true, cell: (row) => html`<${WorkerLink} name=${row.worker} />` },
-  { id: "time", title: "Time", width: "100px", narrow: "78px", sort: true, class: "number", cell: (row) => span(seconds(row)) },
-  { id: "detail", title: "Why, and what would let it run", width: "minmax(240px, 3.4fr)", narrow: "minmax(0, 1.2fr)", cell: (row) => html`<${Detail} row=${row} sparks=${sparks} />` },
-  ...(may("client") ? [{ id: "act", title: "", width: "70px", from: "mid", class: "acts", cell: (row) => html`<${Buttons} actions=${taskActions(row)} />` }] : []),
-];
+  some("project") && { id: "project", title: "Project", width: "92px", from: "wide", sort: true, cell: (row) => html`<a class="quiet" href=${here({ project: row.project })}>${row.project}</a>` },
+  some("priority") && { id: "priority", title: "Priority", width: "60px", from: "wide", sort: true, class: "number", cell: (row) => row.priority || "" },
+  some("worker") && { id: "worker", title: "Worker", width: "84px", from: "mid", sort: true, cell: (row) => html`<${WorkerLink} name=${row.worker} />` },
+  { id: "time", title: "Time", width: "88px", narrow: "78px", sort: true, class: "number", cell: (row) => span(seconds(row)) },
+  { id: "detail", title: "Why, and what would let it run", width: "minmax(240px, 3.4fr)", under: true, cell: (row) => html`<${Detail} row=${row} sparks=${sparks} />` },
+  may("client") && { id: "act", title: "", width: "78px", from: "mid", class: "acts", cell: (row) => html`<${Buttons} actions=${taskActions(row)} />` },
+].filter(Boolean);
 
 function States({ broker, where }) {
   const state = where.state ?? "live";
@@ -102,7 +103,7 @@ function States({ broker, where }) {
     href=${here({ state: name === "live" ? "" : name })}>${STATES.includes(name) && html`<${Mark} state=${name} />`}<b>${count(n)}</b> ${label}</a>`;
   const sum = (names) => names.reduce((n, name) => n + (counts[name] ?? 0), 0);
   return html`<nav class="tallies" aria-label="Tasks by state">
-    ${["live", "lost", "all"].map((name) => button(name, sum(GROUPS[name]), WORDS[name], `all that are ${WORDS[name]}`))}
+    ${["live", "lost", "all"].map((name) => button(name, sum(GROUPS[name]), WORDS[name], name === "all" ? "every task" : `all that are ${WORDS[name]}`))}
     <span class="bar" />
     ${STATES.map((name) => button(name, counts[name] ?? 0, name, MEANING[name]))}
   </nav>`;
@@ -132,6 +133,7 @@ export function Queue({ state: { tasks, broker, sparks, loaded }, where }) {
   useEffect(() => onVerdict(() => redraw((n) => n + 1)), []);
   useLayoutEffect(() => onKeys({ "/": () => search.current?.focus() }), []);
   const rows = chosen(tasks, where);
+  const some = (name) => [...tasks.values()].some((row) => row[name]);
   const distinct = (name) => [...new Set([...tasks.values()].map((row) => row[name]).filter(Boolean))].sort();
   return html`<section class="view fill">
     <${States} broker=${broker} where=${where} />
@@ -146,7 +148,7 @@ export function Queue({ state: { tasks, broker, sparks, loaded }, where }) {
     </form>
     ${loaded && !rows.length
       ? html`<${Nothing}>Nothing here. <code>corral task submit echo hello=world</code> makes the smallest task there is.<//>`
-      : html`<${Table} label="Tasks" columns=${columns(sparks)} rows=${rows} id=${(row) => row.id} sort=${where.sort ?? ""}
+      : html`<${Table} label="Tasks" columns=${columns(sparks, some)} rows=${rows} id=${(row) => row.id} sort=${where.sort ?? ""}
           onSort=${(sort) => go(here({ sort }), { replace: true })} onOpen=${(row) => go(place({ view: "task", id: row.id }))}
           onSeen=${(seen) => pinned() || want(seen.filter((row) => WAITS.has(row.state)))}
           keys=${{ x: (row) => ask(first(taskActions(row), "Cancel")), r: (row) => ask(first(taskActions(row), "Retry")) }} />`}

@@ -5,7 +5,7 @@ import { html, useLayoutEffect, useRef } from "../vendor/htm-preact.js";
 import { ask, Buttons, first, may, workerActions } from "../actions.js";
 import { now } from "../api.js";
 import { Expected } from "../expected.js";
-import { bytes, clock, command, span } from "../format.js";
+import { clock, command, gib, many, span } from "../format.js";
 import { onKeys } from "../keys.js";
 import { Nothing, TaskLink, Twin } from "../parts.js";
 import { State } from "../states.js";
@@ -18,19 +18,18 @@ export const drainLine = (worker) =>
   worker.admission === "open" ? "" : [worker.drain_reason || "no reason given", worker.drained_by && `by ${worker.drained_by}`, worker.drain_since && `since ${clock(worker.drain_since)}`].filter(Boolean).join(", ");
 
 const has = (worker) =>
-  [`${worker.slots_used}/${worker.slots} slots`, worker.cpus > 0 && `${worker.cpus} cores`, worker.memory_gb > 0 && `${worker.memory_gb.toFixed(0)} GiB`, worker.gpus.length > 0 && `${worker.gpus.length} GPU`].filter(Boolean).join(", ");
+  [`${worker.slots_used}/${worker.slots} slots`, worker.cpus > 0 && many(worker.cpus, "core"), worker.memory_gb > 0 && gib(worker.memory_gb), worker.gpus.length > 0 && many(worker.gpus.length, "GPU")].filter(Boolean).join(", ");
 
-const columns = () => [
+const columns = (drained) => [
   { id: "status", title: "State", width: "120px", narrow: "26px", class: "c-state", cell: (w) => html`<${State} state=${w.status} />` },
-  { id: "name", title: "Worker", width: "minmax(120px, 1.2fr)", narrow: "minmax(0, 1fr)", cell: (w) => html`<a class="task-link" href=${here({ name: w.name })}>${w.name}</a>` },
-  { id: "host", title: "Host", width: "minmax(90px, 1fr)", from: "wide", cell: (w) => hostOf(w) },
-  { id: "has", title: "Has", width: "minmax(170px, 2fr)", narrow: "minmax(0, 1fr)", cell: has },
-  { id: "runs", title: "Runs", width: "64px", from: "mid", class: "number", cell: (w) => w.tasks.length || "" },
+  { id: "name", title: "Worker", width: "minmax(110px, 1fr)", narrow: "minmax(0, 1fr)", cell: (w) => html`<a class="task-link" href=${here({ name: w.name })}>${w.name}</a>` },
+  { id: "host", title: "Host", width: "minmax(90px, .8fr)", from: "wide", cell: (w) => hostOf(w) },
+  { id: "has", title: "Has", width: "minmax(240px, 1.4fr)", under: true, cell: has },
   { id: "version", title: "Version", width: "84px", from: "mid", cell: (w) => w.about.corral ?? w.dialect },
   { id: "seen", title: "Seen", width: "92px", from: "wide", class: "number", cell: (w) => (now() - w.seen > 15 ? `${span(now() - w.seen)} ago` : "now") },
-  { id: "drain", title: "Why it is drained", width: "minmax(120px, 2fr)", from: "mid", cell: (w) => html`<span title=${drainLine(w)}>${drainLine(w)}</span>` },
-  ...(may("operator") ? [{ id: "act", title: "", width: "84px", narrow: "80px", class: "acts", cell: (w) => html`<${Buttons} actions=${workerActions(w)} />` }] : []),
-];
+  drained && { id: "drain", title: "Why it is drained", width: "minmax(120px, 2fr)", from: "mid", cell: (w) => html`<span title=${drainLine(w)}>${drainLine(w)}</span>` },
+  may("operator") && { id: "act", title: "", width: "84px", narrow: "80px", class: "acts", cell: (w) => html`<${Buttons} actions=${workerActions(w)} />` },
+].filter(Boolean);
 
 const Fact = ({ name, children }) => html`<div><dt>${name}</dt><dd>${children}</dd></div>`;
 
@@ -46,8 +45,8 @@ function One({ worker, tasks }) {
       <${Fact} name="last heard">${clock(worker.seen)}<//>
       <${Fact} name="slots">${worker.slots_used} of ${worker.slots}<//>
       <${Fact} name="cores">${worker.cpus_used} of ${worker.cpus || "any"}<//>
-      <${Fact} name="memory">${worker.memory_gb_used} of ${worker.memory_gb || "any"} GiB<//>
-      ${worker.gpus.map((gpu) => html`<${Fact} key=${gpu.uuid} name=${gpuName(gpu)}>${gpu.memory_gb} GiB, ${gpu.holder ? html`<${TaskLink} id=${gpu.holder} task=${tasks.get(gpu.holder)} />` : "idle"}${gpu.foreign_gb > 0 && `, ${bytes(gpu.foreign_gb * 2 ** 30)} used by others`}<//>`)}
+      <${Fact} name="memory">${gib(worker.memory_gb_used)} of ${worker.memory_gb ? gib(worker.memory_gb) : "any"}<//>
+      ${worker.gpus.map((gpu) => html`<${Fact} key=${gpu.uuid} name=${gpuName(gpu)}>${gib(gpu.memory_gb)}, ${gpu.holder ? html`<${TaskLink} id=${gpu.holder} task=${tasks.get(gpu.holder)} />` : "idle"}${gpu.foreign_gb > 0 && `, ${gib(gpu.foreign_gb)} used by others`}<//>`)}
       ${Object.entries(worker.about).filter(([name]) => name !== "host").map(([name, value]) => html`<${Fact} key=${name} name=${name}>${value}<//>`)}
       ${Object.entries(worker.labels).map(([name, value]) => html`<${Fact} key=${name} name=${`label ${name}`}>${value}<//>`)}
       ${worker.caches.length > 0 && html`<${Fact} name="caches">${worker.caches.join(", ")}<//>`}
@@ -76,7 +75,7 @@ export function Workers({ state: { workers, tasks, expected, loaded }, where }) 
     </form>
     <${Expected} expected=${expected} workers=${workers} />
     ${one && html`<${One} worker=${one} tasks=${tasks} />`}
-    ${loaded && !rows.length ? html`<${Nothing}>No worker. <code>corral worker start --broker ENDPOINT --name w1</code><//>` : html`<${Table} label="Workers" columns=${columns()} rows=${rows} id=${(w) => w.name}
+    ${loaded && !rows.length ? html`<${Nothing}>No worker. <code>corral worker start --broker ENDPOINT --name w1</code><//>` : html`<${Table} label="Workers" columns=${columns([...workers.values()].some(drainLine))} rows=${rows} id=${(w) => w.name}
       onOpen=${(w) => go(here({ name: w.name }))} keys=${{ x: (w) => ask(first(workerActions(w), "Drain")), r: (w) => ask(first(workerActions(w), "Resume")) }} />`}
   </section>`;
 }
