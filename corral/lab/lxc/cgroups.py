@@ -145,6 +145,18 @@ def thaw(group: str, v2: bool) -> None:
     file(group, "cgroup.freeze" if v2 else "freezer.state", v2).write_text("0" if v2 else "THAWED")
 
 
+def make(group: str) -> None:
+    """Make it in every hierarchy. LXC does so too, but of guests that start at once one may find it
+    half made by another, and fails."""
+    for top in (ROOT, *(path for path in ROOT.iterdir() if path.is_dir())):
+        if not (top / "cgroup.procs").exists():
+            continue
+        (top / group).mkdir(exist_ok=True)
+        for key in ("cpuset.cpus", "cpuset.mems"):  # empty in a new group of version 1
+            if (top / "tasks").exists() and (top / key).exists():
+                (top / group / key).write_text((top / key).read_text())
+
+
 def groups(group: str) -> Iterator[Path]:
     """Its folders in every hierarchy."""
     for top in (ROOT, *(path for path in ROOT.iterdir() if path.is_dir() and path.name != group)):

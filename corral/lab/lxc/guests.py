@@ -47,8 +47,9 @@ class Guests:
         self._v2 = cgroups.unified()
 
     def open(self) -> None:
-        """Make LXC's folder."""
+        """Make LXC's folder, and the lab's cgroup."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        cgroups.make(self.top)
 
     def close(self) -> None:
         """End all that runs, also what lost its monitor."""

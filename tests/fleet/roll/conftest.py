@@ -44,8 +44,8 @@ class Fleet:
     # --- what the broker sees ---------------------------------------------------------------
 
     def seen(self) -> dict[str, WorkerView]:
-        """Every worker that it knows."""
-        return {one.name: one for one in self.client.workers()}
+        """Each of the four that it knows; it also remembers those of other tests for a while."""
+        return {one.name: one for one in self.client.workers() if one.name in self.workers}
 
     def releases(self) -> dict[str, str]:
         """What each worker's process runs, of those that are at work."""
@@ -139,7 +139,7 @@ class Fleet:
         """Have four workers at work with one release, whatever a test has left."""
         if set(self.releases()) != set(self.workers):
             self.site.play("deploy", "-e", json.dumps({"fleet_workers": len(self.workers)}))
-        for host in self.workers:  # the broker also remembers those of other tests
+        for host in self.workers:
             if KIND not in self.seen()[host].kinds:
                 _hand_out(self, host)
                 self.dress(host, "witness", OUTFIT)

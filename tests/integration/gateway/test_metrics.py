@@ -19,7 +19,8 @@ Figures = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 def scraped(gateway: Gateway, token: str = "") -> httpx.Response:
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    return httpx.get(f"http://{gateway.bind}/metrics", headers=headers)
+    address = f"http://{gateway.bind}/metrics"
+    return httpx.get(address, headers=headers, timeout=10.0)  # as long as Prometheus waits
 
 
 def figures(gateway: Gateway) -> Figures:
