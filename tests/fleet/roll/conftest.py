@@ -66,8 +66,12 @@ class Fleet:
         }
 
     def lives(self) -> dict[str, str]:
-        """The incarnation of each worker: another one after a restart."""
-        return {name: one.incarnation for name, one in self.seen().items()}
+        """The incarnation of each of the four: another one after a restart.
+
+        The broker knows others too, of tests before, until it forgets them.
+        """
+        seen = self.seen()
+        return {name: seen[name].incarnation for name in self.workers if name in seen}
 
     def is_live(self, host: str) -> bool:
         """Whether the broker has heard of a worker lately."""
