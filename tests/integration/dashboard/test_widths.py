@@ -53,6 +53,19 @@ def all_is_read(page: Page) -> None:
 
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["laptop", "telephone"])
+def test_names_and_reasons_of_the_queue(visit: Visit, gateway: Gateway, narrow: bool) -> None:
+    visitor = visit(gateway, narrow=narrow)
+    page = visitor.go("?view=queue")
+    expect(page.locator(".row .chip")).to_have_text(["too few GPUs"] * 2)
+    cure = page.locator(".row").filter(has_text=NAMES[0]).locator(".cure")
+    expect(cure).to_have_text("g1 has 1 GPU more than it has")
+    if not narrow:  # where its beginning is seen, and all of it is on the task's page
+        assert cure.evaluate_all(CUT) == []
+    all_is_read(page)
+    visitor.picture(f"widths-queue-{'narrow' if narrow else 'wide'}")
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["laptop", "telephone"])
 def test_what_workers_have(visit: Visit, gateway: Gateway, narrow: bool) -> None:
     visitor = visit(gateway, narrow=narrow)
     page = visitor.go("?view=workers")
