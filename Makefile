@@ -91,11 +91,9 @@ lab-demo: $(INSTALLED)  ## after `make lab`: a fleet's whole life there, from th
 # Two files of tests are at work at once: most wait for something. Long runs are measured, and have the machine alone.
 PYTEST := $(BIN)/pytest --numprocesses 2
 
-# Whole fleets of containers come last, two labs at once. 35 minutes are the bound; all before them has 15.
-FLEETS := tests/fleet/playbooks tests/fleet/roll tests/fleet/test_molecule.py
+# 35 minutes are the bound with the fleet's containers; all that needs none has 15 of them.
 test: coverage lab-image browser prometheus  ## the whole suite, with the coverage gate (under 35 minutes on 2 cores)
-	$(PYTEST) --ignore=tests/unit $(FLEETS:%=--ignore=%)
-	$(PYTEST) $(FLEETS)
+	$(PYTEST) --ignore=tests/unit
 
 test-fast: $(INSTALLED)  ## the unit tests alone (under 2 minutes)
 	$(PYTEST) tests/unit

@@ -15,18 +15,14 @@ from tests.evidence import LONG, PROPERTY, SHORT, Evidence, Page, Run, Scale, th
 RUN = pytest.StashKey[Run]()  #: set when a page is to be written
 LONG_TIMEOUT = 6 * 3600  # seconds for one test of a long run
 
-#: what is given out as one piece of work, not file by file: the tests of one fleet, and those that
-#: want this machine's network to themselves. Counters of bridges are the machine's, and a browser
-#: drops its connections whenever an interface comes or goes.
-PIECES = {
-    "tests/fleet/playbooks/": "playbooks",
-    "tests/fleet/roll/": "roll",
-    "tests/fleet/runtime/": "network",
-    "tests/integration/dashboard/": "network",
-}
-MOLECULE = "tests/fleet/test_molecule.py"  #: each of its tests is minutes of work by itself
+#: what boots real containers, whose bridges and counters are this machine's, and a browser, which
+#: drops its connections whenever an interface comes or goes: one of these tests at a time
+ALONE = (
+    *(f"tests/fleet/{name}" for name in ("playbooks/", "roll/", "runtime/", "test_molecule.py")),
+    "tests/integration/dashboard/",
+)
 #: what takes long comes first, so that nobody waits for it in the end
-LONGEST = (*PIECES, "tests/sim/", "tests/chaos/")
+LONGEST = (ALONE, "tests/sim/", "tests/chaos/")
 
 # A busy machine is no failed property: no deadline, no complaint that examples come slowly.
 settings.register_profile("short", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,9 +53,7 @@ class Spread(LoadScopeScheduling):
     """Gives out a file at a time, as its tests may share a fleet."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        own = nodeid if file == MOLECULE else file
-        return next((name for folder, name in PIECES.items() if file.startswith(folder)), own)
+        return "alone" if nodeid.startswith(ALONE) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
