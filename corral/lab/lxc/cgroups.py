@@ -18,6 +18,7 @@ from corral.lab.runtime import Guest, RuntimeFailed
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000  # in which cpulimit is counted
 MIB = 1024**2
+GRACE = 1.0  # seconds for a guest's monitor to end by itself
 PATIENCE = 5.0  # seconds until processes that were told to stop have stopped
 
 
@@ -162,6 +163,19 @@ def groups(group: str) -> Iterator[Path]:
     for top in (ROOT, *(path for path in ROOT.iterdir() if path.is_dir() and path.name != group)):
         if (top / group / "cgroup.procs").exists():
             yield top / group
+
+
+def settle(group: str) -> None:
+    """Wait until it is gone, and take it away when nobody does: a guest that stopped a moment ago
+    may still have it, and LXC starts none whose group is there.
+
+    Raises:
+        RuntimeFailed: processes in it do not end.
+    """
+    end = time.monotonic() + GRACE
+    while any(groups(group)) and time.monotonic() < end:
+        time.sleep(0.01)
+    clear(group)
 
 
 def clear(group: str) -> None:

@@ -70,6 +70,10 @@ class Guests:
         """The cgroup of a guest."""
         return f"{self.top}/{vmid}"
 
+    def _monitors(self, vmid: int) -> str:
+        """The cgroup of what watches over a guest."""
+        return f"{self.top}/monitor-{vmid}"
+
     def _monitor(self, vmid: int) -> int | None:
         try:
             pid = int((self._folder / str(vmid) / "monitor.pid").read_text())
@@ -121,7 +125,7 @@ class Guests:
     def _config(self, guest: Guest) -> Iterator[str]:
         yield f"lxc.uts.name = {guest.hostname}"
         yield f"lxc.cgroup.dir.container = {self.group(guest.vmid)}"
-        yield f"lxc.cgroup.dir.monitor = {self.top}/monitor-{guest.vmid}"
+        yield f"lxc.cgroup.dir.monitor = {self._monitors(guest.vmid)}"
         for limit in cgroups.limits(guest, self._v2):
             if cgroups.present(limit, self._v2):
                 yield f"lxc.cgroup{'2' if self._v2 else ''}.{limit.key} = {limit.value}"
@@ -149,6 +153,8 @@ class Guests:
     def start(self, guest: Guest, root: Path, log: Log) -> None:
         """Boot it on a mounted root file system."""
         place = self.note(guest)
+        for left in (self.group(guest.vmid), self._monitors(guest.vmid)):
+            cgroups.settle(left)
         said = place / "log"
         said.unlink(missing_ok=True)
         try:

@@ -86,7 +86,7 @@ def test_the_fleet_is_shown_as_it_was(day: Day, looker: Visitor) -> None:
     page = looker.go(f"?view=fleet&span=2m&at={day.during}")
     expect(page.locator(".lane.gpu .lane-bar.s-running")).to_have_text("ran")
     expect(page.locator(".worker").filter(has_text="w1")).to_contain_text("drained")
-    expect(page.locator(".figures")).to_contain_text("1 of 1 GPUs")
+    expect(page.locator(".figures")).to_contain_text("1 of 1 GPU")
     looker.picture("past")
     page.get_by_role("link", name="Roll-outs").click()
     expect(page.locator(".leaving")).to_contain_text("for a while")
