@@ -153,13 +153,25 @@ class Link:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 yield Connected()
             elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                yield Lost(f"the connection to {self.endpoint} ended before it was made")
+                yield Lost(self._hung_up())
             elif event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
                 yield Lost(self._refusal())
             elif event == zmq.EVENT_DISCONNECTED:
                 yield Lost(f"the connection to {self.endpoint} ended")
             elif event == zmq.EVENT_CONNECT_RETRIED and not self._alone:
                 yield Lost(f"nobody listens at {self.endpoint}")
+
+    def _hung_up(self) -> str:
+        """What libzmq tells of a wrong key depends on who hung up first: name every cause."""
+        cause = (
+            "wants a key: give one with --key"
+            if self._key is None
+            else f"has another key than {self._key.name} was made for, or none"
+        )
+        return (
+            f"the connection to {self.endpoint} ended before it was made:"
+            f" the broker is going down, or it {cause}"
+        )
 
     def _refusal(self) -> str:
         if self._key is None:

@@ -1,9 +1,15 @@
-"""How long an agent waits before it connects again."""
+"""How long an agent waits before it connects again, and what it says of a connection that ends."""
 
 from __future__ import annotations
 
 import itertools
+import socket
+import time
 
+import pytest
+
+from corral import keys
+from worker.events import Lost
 from worker.session import Link
 
 
@@ -30,3 +36,28 @@ def test_the_pause_is_a_small_part_of_the_lease() -> None:
     """Else what runs here would be given to others each time that the connection breaks twice."""
     assert max(pauses(10.0, 1.0)) <= 2.5
     assert max(pauses(2.0, 1.0)) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("key", "cause"),
+    [
+        (None, "wants a key: give one with --key"),
+        (keys.new_key("w1", "worker", keys.new_pair().public), "has another key than w1 was made"),
+    ],
+)
+def test_whoever_hangs_up_first_the_key_is_named(key: keys.Key | None, cause: str) -> None:
+    """A broker that sees first that the keys do not fit ends the connection without a word."""
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        link = Link([f"tcp://127.0.0.1:{broker.getsockname()[1]}"], key, lambda: 1.0)
+        link.open(0.0)
+        peer, _ = broker.accept()
+        peer.recv(10)  # its signature
+        peer.sendall(b"\xff\0\0\0\0\0\0\0\1\x7f")
+        peer.close()
+        until = time.monotonic() + 5.0
+        while not (events := list(link.watch())):
+            assert time.monotonic() < until, "the end goes unseen"
+        link.close(0.0)
+    event = events[0]
+    assert isinstance(event, Lost)
+    assert cause in event.why
