@@ -3,7 +3,8 @@
 A volume is a folder with an id that never changes; its name is a symbolic link to it, so a rename
 is one step and moves nothing that is mounted. In the folder:
 
-    base/            files that came from an archive or a full copy; never written again
+    base-NN/         what was unpacked or copied, the uppermost layer first; never written again, so
+                     a copy of it is made of hard links
     files/           what was changed since: the overlay's upper folder
     parent           the id of the volume whose files are below, for a linked clone
     snapshots/NAME/  copies of files/
@@ -30,6 +31,7 @@ TAR = ("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
 BUSY_SECONDS = 5.0  # that a file may stay open after its use
 Freeze = AbstractContextManager[object]  # in it, nothing is written to the volume
 COPY = ("cp", "--archive", "--reflink=auto", "--no-target-directory")
+LINK = ("cp", "--archive", "--link", "--no-target-directory")
 
 
 class Volumes:
@@ -101,7 +103,7 @@ class Volumes:
     def create(self, volume: str, archive: Path, log: Log) -> None:
         """Unpack an archive."""
         with self._new(volume) as place:
-            base = place / "base"
+            base = place / "base-00"
             base.mkdir()
             log(f"extracting archive '{archive}'")
             run(*TAR, "--extract", "--preserve-permissions", "--file", archive, cwd=base)
@@ -109,11 +111,12 @@ class Volumes:
                 raise RuntimeFailed(f"archive '{archive}' holds no root file system: no /etc in it")
 
     def clone(self, source: str, volume: str, full: bool, frozen: Freeze) -> None:
-        """A layer over the source, or a copy of all that it shows."""
+        """A layer over the source, or a copy of all its layers."""
         with self._new(volume) as place:
             if full:
-                with self._still(source, frozen) as root:
-                    run(*COPY, root, place / "base")
+                self._keep(source, place / "files", frozen)
+                for number, layer in enumerate(self._layers(self._place(source))[1:]):
+                    run(*LINK, layer, place / f"base-{number:02}")
             else:
                 self.unmount(source)
                 (place / "parent").write_text(self._place(source).name)
@@ -131,7 +134,7 @@ class Volumes:
 
     def _layers(self, place: Path) -> list[Path]:
         """The folders that make up a volume, the uppermost first."""
-        own = [place / "files", *([place / "base"] if (place / "base").is_dir() else [])]
+        own = [place / "files", *sorted(place.glob("base-*"))]
         parent = _parent_of(place)
         return own + (self._layers(self._folder / parent) if parent else [])
 
@@ -196,9 +199,7 @@ class Volumes:
     def size(self, volume: str) -> int:
         """Bytes that the volume itself holds."""
         place = self._place(volume)
-        return _bytes(place / "files") + (
-            _bytes(place / "base") if (place / "base").is_dir() else 0
-        )
+        return sum(_bytes(layer) for layer in (place / "files", *place.glob("base-*")))
 
     # --- snapshots and archives ----------------------------------------------------------------
 
