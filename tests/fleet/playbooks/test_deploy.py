@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.evidence import Evidence
-from tests.fleet.playbooks.fleet import as_wanted, names
+from tests.fleet.playbooks.fleet import WORKERS, as_wanted, destroy, live, names
 from tests.fleet.site import Site
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the site
@@ -47,10 +47,16 @@ def test_drift_finds_what_was_done_by_hand(deployed: Site) -> None:
     assert "Differs from the inventory: localhost, worker-2;" in found.output
     assert "cores: " in found.output
 
-    assert deployed.play("deploy", "-e", "fleet_drift=true").changed.keys() == {
-        "localhost",
-        "worker-2",
-    }
+    # The run that mends it has the fleet grow as well, while its broker is down: who could not be
+    # let in at once is in the end.
+    deployed.ssh(deployed.address("broker"), "systemctl stop corral-broker")
+    new = WORKERS + 1
+    try:
+        mended = deployed.play("deploy", "-e", "fleet_drift=true", "-e", f"fleet_workers={new}")
+        assert live(deployed) == names(new)
+    finally:
+        destroy(deployed, 5000 + new)
+    assert mended.changed.keys() == {"localhost", "broker", *names(new)}  # all know it by name
     assert deployed.containers()[5001]["cores"] == 1
     assert as_wanted(deployed)
     deployed.play("drift")
