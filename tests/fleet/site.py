@@ -6,7 +6,6 @@ backups, logs) is in its own folder; the bundles are in dist/, where playbooks l
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from corral import Client
+from corral.messages import WorkerView
 from tests.fleet.collection.operator import kill_group
 from tests.fleet.lab.process import LabProcess
 
@@ -160,10 +161,14 @@ class Site:
         """What a client on this machine connects with."""
         return Path(self.environment["CORRAL_KEY"])
 
-    def workers(self) -> dict[str, dict[str, Any]]:
+    def client(self) -> Client:
+        """The operator's: quicker than the command line, for what is asked again and again."""
+        return Client(self.endpoint, key=str(self.operator_key()), timeout=60.0)
+
+    def workers(self) -> dict[str, WorkerView]:
         """What the broker says of each worker."""
-        listed: list[dict[str, Any]] = json.loads(self.corral("worker", "list", "-o", "json"))
-        return {one["name"]: one for one in listed}
+        with self.client() as client:
+            return {one.name: one for one in client.workers()}
 
     # --- what the API saw and has --------------------------------------------------------------
 
