@@ -6,7 +6,10 @@ what was seen are kept in `build/dashboard`, for people to look at.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from tests.support.gateway import Gateway, token
 
 CHROMIUM = "/usr/bin/chromium"
 PICTURES = Path(__file__).parents[3] / "build" / "dashboard"
+CLONE_NEWNET = 0x40000000  # as <linux/sched.h> has it
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 expect.set_options(timeout=PATIENCE * 1000)
@@ -73,8 +77,33 @@ def admitted(gateway: Gateway, folder: Path, name: str, role: str) -> str:
     return known
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@pytest.fixture(scope="package", autouse=True)
+def network() -> Iterator[None]:
+    """A network of their own for this process and its children.
+
+    Chromium drops its connections whenever an interface comes or goes, as those of containers do
+    that other tests boot. Only root boots any.
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    kernel = ctypes.CDLL(None, use_errno=True)
+
+    def ask(call: str, *arguments: int) -> None:
+        if getattr(kernel, call)(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), call)
+
+    with open("/proc/thread-self/ns/net") as shared:
+        ask("unshare", CLONE_NEWNET)
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            yield
+        finally:
+            ask("setns", shared.fileno(), CLONE_NEWNET)
+
+
+@pytest.fixture(scope="package")
+def browser(network: None) -> Iterator[Browser]:
     """A browser, with nothing of a display; as root it has no sandbox."""
     assert Path(CHROMIUM).exists(), "there is no Chromium; type: make browser"
     with sync_playwright() as playwright:
