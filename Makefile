@@ -88,15 +88,13 @@ lab: lab-image  ## as root: a Proxmox-like cluster on this machine, over LXC; `c
 lab-demo: $(INSTALLED)  ## after `make lab`: a fleet's whole life there, from the template to a restored broker
 	@bash inventory/lab-demo.sh
 
-# Two files of tests are at work at once: most wait for something. Long runs are measured, and have the machine alone.
-PYTEST := $(BIN)/pytest --numprocesses 2
-
-# 35 minutes are the bound with the fleet's containers; all that needs none has 15 of them.
+# Several files of tests are at work at once: a fleet of containers waits for most of its time, a unit test for nothing.
+# Long runs are measured, and have the machine alone.
 test: coverage lab-image browser prometheus  ## the whole suite, with the coverage gate (under 35 minutes on 2 cores)
-	$(PYTEST) --ignore=tests/unit
+	$(BIN)/pytest --numprocesses 3 --ignore=tests/unit
 
 test-fast: $(INSTALLED)  ## the unit tests alone (under 2 minutes)
-	$(PYTEST) tests/unit
+	$(BIN)/pytest --numprocesses 2 tests/unit
 
 # Tier by tier, each writes what it measured: an interrupted or failed one costs the others nothing.
 test-long: $(INSTALLED)  ## the full figures (hours), written to docs/reference/evidence.md
@@ -107,7 +105,7 @@ test-long: $(INSTALLED)  ## the full figures (hours), written to docs/reference/
 	exit $$failed
 
 coverage: $(INSTALLED)  ## every branch of the core, the wire and the task table, from unit tests
-	$(PYTEST) tests/unit --cov
+	$(BIN)/pytest --numprocesses 2 tests/unit --cov
 
 lint: $(INSTALLED)  ## ruff, mypy, the import contracts, and ansible-lint in its strictest profile
 	$(BIN)/ruff check .
