@@ -80,7 +80,7 @@ def test_a_worker_is_drained_and_given_work_again(
         assert client.workers()[0].admission == "open"
         slow = drain(operator, broker, workers=[worker], timeout=0.2, reason="update to 2")
         assert "worker-1 runs" in slow.message
-        assert "They stay fenced" in slow.message
+        assert "give them work again (state: resumed)" in slow.message
         drained = drain(operator, broker, workers=[worker])
         assert not drained.changed  # it was fenced already
         assert drained["workers"][0]["admission"] == "drained"

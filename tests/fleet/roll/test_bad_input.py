@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 
+from corral import Variant
 from tests.fleet.collection.operator import kill_group
 from tests.fleet.roll.conftest import Fleet, ended
+from tests.fleet.roll.flow import KIND
 from tests.fleet.site import ROOT
 
 pytestmark = pytest.mark.timeout(1200)  # the first test pays for the site
@@ -46,14 +48,28 @@ def test_a_release_that_does_not_start_costs_the_canary_alone(fleet: Fleet) -> N
     assert after == before
 
 
-def test_an_update_that_is_killed_goes_on_with_the_rest(fleet: Fleet) -> None:
+def test_an_update_goes_on_with_the_rest(fleet: Fleet) -> None:
+    """After one that waited too long for a task, and after one that was killed."""
     release = fleet.another()
-    with fleet.update_under_way(release) as roll:
-        fleet.until(lambda: fleet.updating() == {"worker-2", "worker-3"}, roll)
-        kill_group(roll)
-    assert fleet.updating() == {"worker-2", "worker-3"}  # nobody gives them work again
+    before = fleet.releases()
+    needs = (Variant(cpus=0.0, labels={"host": "worker-3"}),)
+    long = fleet.client.submit(KIND, seconds=900.0, needs=needs)
+    fleet.until(lambda: bool(fleet.seen()["worker-3"].tasks))
+    status, output = fleet.update(release, "-e", "drain_timeout=3")
+    assert status == 2
+    for host in ("worker-2", "worker-3"):
+        assert f"{host} did not pass with {release}" in output
+    assert f"worker-3 runs {long.id}" in output
+    assert fleet.releases() == before | {"worker-1": release}  # all are at work
+    assert fleet.client.show([long.id])[0].state == "running"
 
     done = fleet.lives()["worker-1"]
+    with fleet.update_under_way(release) as roll:
+        fleet.until(lambda: fleet.updating() == {"worker-3", "worker-4"}, roll)
+        kill_group(roll)
+    assert fleet.updating() == {"worker-3", "worker-4"}  # nobody gives them work again
+
+    fleet.client.cancel([long.id])
     status, output = fleet.update(release)
     assert status == 0, output
     assert fleet.all_on(release)

@@ -207,9 +207,8 @@ class Fence:
     def _still(self, busy: list[WorkerView]) -> str:
         running = "; ".join(f"{one.name} runs {', '.join(one.tasks)}" for one in busy)
         return (
-            f"Not drained in {self.options['timeout']:g} s: {running}. They stay fenced. Wait"
-            " longer by timeout, let go by deadline and policy, or give them work again with state"
-            " resumed."
+            f"Not drained in {self.options['timeout']:g} s: {running}. Wait longer (timeout), let"
+            " go of what runs (deadline and policy), or give them work again (state: resumed)."
         )
 
     def resume(self, check: bool) -> bool:
