@@ -125,6 +125,20 @@ def test_a_role_is_resized_in_place(lab: LabProcess, operator: Operator) -> None
     assert {one["status"] for one in there.values()} == {"running"}
 
 
+def test_what_changes_before_it_is_written_is_read_again(
+    lab: LabProcess, operator: Operator
+) -> None:
+    """As when the task of a run that was killed ends in that moment."""
+    operator.containers()
+    told = "detected modified configuration - file changed by other user? Try again."
+    write = {"method": "PUT", "path": "/nodes/*/lxc/5001/config"}
+    answer = {"kind": "answer", "status": 500, "text": told, "count": 2}
+    lab.own("POST", "/lab/faults", json=write | answer)
+    larger = operator.containers(roles=[BROKER, WORKER | {"memory_mib": 384}])
+    assert not larger.failed, larger.message
+    assert fleet(lab)[5001]["memory"] == 384
+
+
 def test_a_stopped_container_is_started(lab: LabProcess, operator: Operator) -> None:
     operator.containers()
     node = fleet(lab)[5001]["node"]

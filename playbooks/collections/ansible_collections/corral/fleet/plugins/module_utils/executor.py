@@ -30,6 +30,8 @@ from ansible_collections.corral.fleet.plugins.module_utils.wanted import Config
 
 PER_STORAGE = 2  # full clones at once; storages have a lock of their own
 STARTS = 4  # that Proxmox does at once
+READS = 5  # of a configuration that changes each time before it can be written
+MODIFIED = "detected modified configuration"
 
 
 class Executor:
@@ -147,17 +149,28 @@ class Executor:
         self._write(step, step.config, None)
 
     def _reconfigure(self, step: Step) -> None:
-        """Write what differs, and nothing that has changed since it was read."""
+        """Write what differs, and nothing that has changed since it was read.
+
+        What an interrupted run has begun may still write to it: then it is read again.
+        """
         config = self._configs.get(step.vmid)
-        if config is None or config.get("lock"):
-            config = self._unlocked(step)
-        if seeing.tags(config.get("tags", "")).isdisjoint({"corral"}):
-            raise Problem(
-                f"VMID {step.vmid} turned out to be somebody else's"
-                f" ({config.get('hostname', 'without a name')}): give role {step.role} another"
-                " base."
-            )
-        self._write(step, to_write(step.config, config), str(config["digest"]))
+        for reads_left in reversed(range(READS)):
+            if config is None or config.get("lock"):
+                config = self._unlocked(step)
+            if seeing.tags(config.get("tags", "")).isdisjoint({"corral"}):
+                raise Problem(
+                    f"VMID {step.vmid} turned out to be somebody else's"
+                    f" ({config.get('hostname', 'without a name')}): give role {step.role} another"
+                    " base."
+                )
+            try:
+                self._write(step, to_write(step.config, config), str(config["digest"]))
+            except ApiError as problem:
+                if MODIFIED not in problem.reason or not reads_left:
+                    raise
+                config = None
+            else:
+                return
 
     def _unlocked(self, step: Step) -> Mapping[str, Any]:
         """Its configuration, as soon as nobody has locked it."""
