@@ -15,13 +15,10 @@ from tests.evidence import LONG, PROPERTY, SHORT, Evidence, Page, Run, Scale, th
 RUN = pytest.StashKey[Run]()  #: set when a page is to be written
 LONG_TIMEOUT = 6 * 3600  # seconds for one test of a long run
 
-#: folders whose tests share a fleet, and what they leave of it: one after the other
-TOGETHER = tuple(f"tests/fleet/{name}/" for name in ("playbooks", "roll", "runtime"))
+#: tests that share a fleet of containers, and what they leave of it: one after the other
+FLEET = tuple(f"tests/fleet/{name}/" for name in ("playbooks", "roll", "runtime"))
 #: what takes long comes first, so that nobody waits for it in the end
-LONGEST = (
-    "tests/fleet/roll/", "tests/fleet/playbooks/", "tests/fleet/test_molecule.py",
-    "tests/sim/", "tests/chaos/", "tests/fleet/runtime/",
-)  # fmt: skip
+LONGEST = (FLEET, "tests/fleet/test_molecule.py", "tests/sim/", "tests/chaos/")
 
 # A busy machine is no failed property: no deadline, no complaint that examples come slowly.
 settings.register_profile("short", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,11 +46,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class Spread(LoadScopeScheduling):
-    """Gives out a file at a time, as its tests may share a broker; or all of a shared fleet."""
+    """Gives out a file at a time, as its tests may share a broker; those of the fleet at once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+        return "fleet" if nodeid.startswith(FLEET) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:

@@ -13,7 +13,9 @@ from tests.fleet.playbooks.fleet import (
     succeeded,
     wait_until_done,
 )
-from tests.fleet.site import Site
+from tests.fleet.site import ROOT, Site
+
+PROCESS = "systemctl show corral-broker --property MainPID"
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -22,16 +24,14 @@ def test_queue_and_results_outlive_the_broker_s_container(deployed: Site) -> Non
     done = submit(deployed, 20, 0.01)
     wait_until_done(deployed, done)
     queued = submit(deployed, 30, 2)
-    served = deployed.ssh(
-        deployed.address("broker"), "systemctl show corral-broker --property MainPID"
-    ).stdout
+    served = deployed.ssh(deployed.address("broker"), PROCESS).stdout
     deployed.play("backup")
-    assert (
-        served
-        == deployed.ssh(
-            deployed.address("broker"), "systemctl show corral-broker --property MainPID"
-        ).stdout
-    ), "the copy stopped the broker"
+    assert served == deployed.ssh(deployed.address("broker"), PROCESS).stdout  # it went on
+
+    wrong = deployed.run("restore", "-e", "archive=backups/none.tar.zst")
+    assert wrong.status == 2
+    assert f"There is no archive {ROOT}/backups/none.tar.zst" in wrong.output
+    assert served == deployed.ssh(deployed.address("broker"), PROCESS).stdout
 
     destroy(deployed, BROKER)
     deployed.play("restore")

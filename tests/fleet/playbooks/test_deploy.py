@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.evidence import Evidence
-from tests.fleet.playbooks.fleet import WORKERS, as_wanted, destroy, live, names
+from tests.fleet.playbooks.fleet import WORKERS, as_wanted, boot, destroy, live, names
 from tests.fleet.site import Site
+
+#: what turns a clone into a machine that Corral was never on
+BARE = """\
+systemctl disable --now corral-worker && rm -r /opt/corral /usr/local/bin/corral
+printf '#!/bin/sh\\necho 550.54.15, GPU-1, Stand-in, 24.0 GiB\\n' >/usr/local/bin/nvidia-smi
+chmod +x /usr/local/bin/nvidia-smi
+"""
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the site
 
@@ -60,3 +69,26 @@ def test_drift_finds_what_was_done_by_hand(deployed: Site) -> None:
     assert deployed.containers()[5001]["cores"] == 1
     assert as_wanted(deployed)
     deployed.play("drift")
+
+
+def test_a_gpu_host_has_its_release_before_it_must_see_its_cards(deployed: Site) -> None:
+    """A machine with nothing on it but a driver, in whose place a script answers."""
+    vmid, address = 6001, f"{deployed.subnet}.60"
+    static = deployed.folder / "inventory/gpu.yml"
+    host = {"ansible_host": address, "gpu_host_torch": False}
+    static.write_text(json.dumps({"all": {"children": {"role_gpu": {"hosts": {"gpu-1": host}}}}}))
+    try:
+        boot(deployed, vmid, "gpu-1", address)
+        bare = deployed.ssh(address, BARE)
+        assert bare.returncode == 0, bare.stderr
+        played = deployed.run("deploy", "--limit", "localhost,gpu-1")
+        release = deployed.ssh(address, "readlink /opt/corral/current").stdout
+    finally:
+        static.unlink()
+        destroy(deployed, vmid)
+    # The release of the tests is made without what sees cards; it is there, and says so.
+    assert played.status == 2
+    assert release.strip() == f"/opt/corral/releases/{deployed.release}", played.output
+    assert "the release does not see them" in played.output
+    assert "No module named 'pynvml'" in played.output
+    assert "EXTRAS=[gpu,research]" in played.output

@@ -1,4 +1,4 @@
-"""A gateway in the fleet: deployed when it is wanted, and updated last."""
+"""An update that is told first, of a fleet with a gateway and a broker that does not run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.fleet.roll.conftest import Fleet
 from tests.fleet.site import ROOT
 
 VMID = 4101
+RELEASES = "readlink /opt/corral/current /opt/corral/previous; ls /opt/corral/releases"
 WANTED = ("-e", json.dumps({"fleet_gateways": 1, "fleet_workers": len(Fleet.workers)}))
 
 
@@ -53,19 +54,31 @@ def me(address: str, token: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(1200)  # the first test pays for the site
-def test_a_gateway_comes_with_a_deploy_and_gets_each_release(
+def test_what_check_mode_shows_comes_and_the_gateway_is_updated_last(
     fleet: Fleet, address: str, token: str
 ) -> None:
     assert me(address, token)["role"] == "operator"
-    release = fleet.another()
+    release, before = fleet.another(), me(address, token)["version"]
+    hosts = ("broker", *fleet.workers)
+    links = {host: fleet.ssh(host, RELEASES) for host in hosts}
+    lives, broker = fleet.lives(), fleet.client.status().started
+
+    planned = fleet.site.play("update", "-e", f"release={release}", "--check", "--diff")
+    assert planned.changed.keys() == {*hosts, "gateway-1"}
+    for host in fleet.workers:
+        assert f"\n-{host} open\n" in planned.output, host  # the difference that the drain makes
+        assert f"\n+{host} drained\n" in planned.output, host
+    assert f"\n+    src: /opt/corral/releases/{release}\n" in planned.output
+    assert {host: fleet.ssh(host, RELEASES) for host in hosts} == links
+    assert (fleet.lives(), fleet.client.status().started) == (lives, broker)
+    assert set(fleet.releases()) == set(fleet.workers)  # and nobody is drained
+    assert me(address, token)["version"] == before
+
+    fleet.ssh("broker", "systemctl stop corral-broker")  # as if its release could not start
     status, output = fleet.update(release)
     assert status == 0, output
     assert fleet.all_on(release)
     assert me(address, token)["version"] == release
 
-    # Who runs it already is left alone.
-    began = "systemctl show --value --property=ExecMainStartTimestampMonotonic corral-gateway"
-    life = fleet.site.ssh(address, began).stdout
-    status, output = fleet.update(release)
-    assert status == 0, output
-    assert fleet.site.ssh(address, began).stdout == life != ""
+    # Nobody is due, and that is told as well.
+    assert fleet.site.play("update", "-e", f"release={release}", "--check").changed == {}

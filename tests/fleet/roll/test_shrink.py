@@ -51,6 +51,11 @@ def test_the_idle_leave_first_and_the_last_one_is_not_updated_unasked(fleet: Fle
     assert gone.status == 0, gone.output
     assert {one["hostname"] for one in fleet.site.containers().values()} == {"broker", "worker-1"}
 
+    last = fleet.site.run("remove", "-e", "host=worker-1")
+    assert last.status == 2
+    assert "-e confirm_empty=worker" in last.output
+    assert set(fleet.releases()) == {"worker-1"}
+
     release = fleet.another()
     before = fleet.lives()
     status, output = fleet.update(release)
@@ -62,3 +67,10 @@ def test_the_idle_leave_first_and_the_last_one_is_not_updated_unasked(fleet: Fle
     status, output = fleet.update(release, "-e", "allow_outage=true")
     assert status == 0, output
     assert fleet.releases() == {"worker-1": release}
+
+    # Who comes later under a name that was fenced gets work, also when the run that fenced it was
+    # ended before it could lift that.
+    fleet.client.drain("worker-1", "worker-1 is removed")
+    grown = fleet.site.run("scale", "-e", "workers=3")
+    assert grown.status == 0, grown.output
+    assert set(fleet.releases()) == {"worker-1", "worker-2", "worker-3"}
