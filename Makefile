@@ -88,13 +88,14 @@ lab: lab-image  ## as root: a Proxmox-like cluster on this machine, over LXC; `c
 lab-demo: $(INSTALLED)  ## after `make lab`: a fleet's whole life there, from the template to a restored broker
 	@bash inventory/lab-demo.sh
 
-# Several files of tests are at work at once: a fleet of containers waits for most of its time, a unit test for nothing.
-# Long runs are measured, and have the machine alone.
+# Two files of tests are at work at once: most wait for something. Long runs are measured, and have the machine alone.
+PYTEST := $(BIN)/pytest --numprocesses 2
+
 test: coverage lab-image browser prometheus  ## the whole suite, with the coverage gate (under 35 minutes on 2 cores)
-	$(BIN)/pytest --numprocesses 3 --ignore=tests/unit
+	$(PYTEST) --ignore=tests/unit
 
 test-fast: $(INSTALLED)  ## the unit tests alone (under 2 minutes)
-	$(BIN)/pytest --numprocesses 2 tests/unit
+	$(PYTEST) tests/unit
 
 # Tier by tier, each writes what it measured: an interrupted or failed one costs the others nothing.
 test-long: $(INSTALLED)  ## the full figures (hours), written to docs/reference/evidence.md
@@ -105,7 +106,7 @@ test-long: $(INSTALLED)  ## the full figures (hours), written to docs/reference/
 	exit $$failed
 
 coverage: $(INSTALLED)  ## every branch of the core, the wire and the task table, from unit tests
-	$(BIN)/pytest --numprocesses 2 tests/unit --cov
+	$(PYTEST) tests/unit --cov
 
 lint: $(INSTALLED)  ## ruff, mypy, the import contracts, and ansible-lint in its strictest profile
 	$(BIN)/ruff check .
