@@ -47,6 +47,7 @@ def test_a_second_deploy_changes_nothing_and_plans_with_one_call(
 
 
 def test_drift_finds_what_was_done_by_hand(deployed: Site) -> None:
+    deployed.play("drift")  # none
     node = deployed.containers()[5001]["node"]
     deployed.lab.client().nodes(node).lxc(5001).config.put(cores=2)
     deployed.ssh(deployed.address("worker-2"), "systemctl stop corral-worker")
@@ -68,7 +69,6 @@ def test_drift_finds_what_was_done_by_hand(deployed: Site) -> None:
     assert mended.changed.keys() == {"localhost", "broker", *names(new)}  # all know it by name
     assert deployed.containers()[5001]["cores"] == 1
     assert as_wanted(deployed)
-    deployed.play("drift")
 
 
 def test_a_gpu_host_has_its_release_before_it_must_see_its_cards(deployed: Site) -> None:
