@@ -237,7 +237,7 @@ class Doing:
         self.parts = parts
         self.gone = gone
         # What `free` lets go belongs to no attempt, so the books need not balance.
-        self.story.broker.check = lambda: None  # type: ignore[method-assign]
+        self.story.broker.check = lambda: None  # type: ignore[method-assign]  # on purpose
         self.natives = {
             peer.name: peer for peer in self.story.peers.values() if isinstance(peer, Native)
         }

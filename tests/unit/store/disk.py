@@ -10,6 +10,8 @@ stays or goes on its own, writes are torn at sectors, fsync of a file keeps neit
 the steps on any other file, and SQLite's own fsyncs of folders do not count.
 """
 
+# ruff: noqa: N802 - the names of the methods are SQLite's
+
 from __future__ import annotations
 
 import errno
@@ -252,13 +254,13 @@ class _Vfs(apsw.VFS):
         super().__init__(self.NAME, "unix")
         self._recorder = recorder
 
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802  # SQLite's name
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         if path is None or not self._recorder.watches(path):
             return apsw.VFSFile("unix", name, flags)
         return _File(self._recorder, path, name, flags)
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+    def xDelete(self, filename: str, syncdir: bool) -> None:
         with _as_sqlite():
             self._recorder.remove(filename)
         super().xDelete(filename, syncdir)
@@ -273,17 +275,17 @@ class _File(apsw.VFSFile):
         self._recorder = recorder
         self._inode = recorder.inode(path)
 
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+    def xWrite(self, data: bytes, offset: int) -> None:
         with _as_sqlite():
             self._recorder.note(Write(self._inode, offset, bytes(data)))
         super().xWrite(data, offset)
 
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+    def xTruncate(self, newsize: int) -> None:
         with _as_sqlite():
             self._recorder.note(Truncate(self._inode, newsize))
         super().xTruncate(newsize)
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:
         with _as_sqlite(apsw.IOError):  # SQLite has no other word for it
             self._recorder.note(Sync(self._inode))
         super().xSync(flags)
