@@ -1,0 +1,134 @@
+"""The module `files`: text files of a machine, as many as there are, in one step.
+
+It runs on machines of the fleet, with nothing but their own Python: neither Corral nor YAML.
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: files
+short_description: Write text files, all in one step
+version_added: 1.0.0
+description:
+  - Does for many files what M(ansible.builtin.copy) does for one - each is written beside its place
+    and moved there, and only where its content, owner or mode is not what it should be.
+  - One module on the machine instead of two a file is what makes a second deploy quick.
+  - Folders that lack are made, for everybody to read.
+options:
+  files:
+    description: The content of each path. Templates come in by the lookup
+      P(ansible.builtin.template#lookup).
+    type: dict
+    required: true
+  owner:
+    description: Whose they are.
+    type: str
+    default: root
+  group:
+    description: The group that they belong to.
+    type: str
+    default: root
+  mode:
+    description: What may be done with them, as four octal digits.
+    type: str
+    default: "0644"
+  validate:
+    description: Command that must succeed before a file is moved to its place. C(%s) stands for the
+      file.
+    type: str
+attributes:
+  check_mode:
+    description: Says which files it would write and writes none.
+    support: full
+  diff_mode:
+    description: Shows what is written.
+    support: full
+author: The Corral authors
+"""
+
+EXAMPLES = r"""
+- name: Write the units
+  corral.fleet.files:
+    files:
+      /etc/systemd/system/nap.service: "{{ lookup('ansible.builtin.template', 'nap.service.j2') }}"
+      /etc/systemd/system/nap.timer: "{{ lookup('ansible.builtin.template', 'nap.timer.j2') }}"
+"""
+
+RETURN = r"""
+written:
+  description: Paths whose content, owner or mode changed, in the order in which they were given.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import os
+import tempfile
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+# The documentation again: on the machine there is no YAML to read it with.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "files": {"type": "dict", "required": True},
+    "owner": {"type": "str", "default": "root"},
+    "group": {"type": "str", "default": "root"},
+    "mode": {"type": "str", "default": "0644"},
+    "validate": {"type": "str"},
+}
+
+
+def settle(module: AnsibleModule, path: str, text: str) -> dict[str, Any] | None:
+    """Have the text at the path; returns what changed, as Ansible shows it, if anything did."""
+    change: dict[str, Any] = {"before_header": path, "after_header": path}
+    before = _content(module, path)
+    if before != text:
+        if not module.check_mode:
+            _write(module, path, text)
+        change |= {"before": before or "", "after": text}
+    if before is not None or not module.check_mode:
+        attributes = module.load_file_common_arguments(module.params, path)
+        shown: dict[str, Any] = {}
+        if module.set_fs_attributes_if_different(attributes, changed=False, diff=shown):
+            change = shown | change
+    return change if "after" in change else None
+
+
+def _content(module: AnsibleModule, path: str) -> str | None:
+    """What is there; None: no file of its own, so a link is replaced and not followed."""
+    if os.path.isdir(path):
+        module.fail_json(msg=f"{path} is a folder; remove it or name another path.")
+    if os.path.islink(path) or not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return file.read()
+
+
+def _write(module: AnsibleModule, path: str, text: str) -> None:
+    handle, draft = tempfile.mkstemp(dir=module.tmpdir)
+    with open(handle, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    if module.params["validate"]:
+        status, said, complained = module.run_command(module.params["validate"] % draft)
+        if status:
+            why = (complained or said).strip()
+            module.fail_json(msg=f"{path} is refused by {module.params['validate']}: {why}")
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        os.makedirs(folder, mode=0o755)
+    module.atomic_move(draft, path)
+
+
+def main() -> None:
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    files = module.params["files"]
+    for path, text in files.items():  # a dict of texts is nothing that an argument spec can say
+        if not isinstance(text, str):
+            module.fail_json(msg=f"The content of {path} is {text!r}, which is no text; quote it.")
+    shown = {path: settle(module, path, text) for path, text in files.items()}
+    written = [path for path, change in shown.items() if change is not None]
+    module.exit_json(changed=bool(written), written=written, diff=[shown[path] for path in written])
+
+
+if __name__ == "__main__":
+    main()
