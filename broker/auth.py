@@ -177,18 +177,11 @@ class Gate:
         os.close(self._held)
 
     def setup(self, socket: zmq.Socket[bytes]) -> None:
-        """Make `socket` speak CURVE alone. Call it before binding.
-
-        Handover goes off: a peer with a key of its own that claims another's routing id would
-        get that one's mail. It is not heard until the first connection has ended, and then only
-        on a new socket: libzmq does not look twice. Ids that libzmq gave, as native peers have
-        them, are never met twice.
-        """
+        """Make `socket` speak CURVE alone. Call it before binding."""
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt_string(zmq.CURVE_PUBLICKEY, self.pair.public)
         socket.setsockopt_string(zmq.CURVE_SECRETKEY, self.pair.secret)
         socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
 
     def callback(self, domain: str, key: bytes) -> bool:
         """pyzmq asks, in the authenticator's thread, whether a Z85 public key may connect."""

@@ -105,7 +105,8 @@ class Server:
         socket: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1),
-            (zmq.ROUTER_HANDOVER, 1),
+            # Routing ids are not handed over (docs/adr/0010): libzmq loses count of the frames.
+            (zmq.ROUTER_HANDOVER, 0),
             (zmq.SNDHWM, 1000),
             (zmq.RCVHWM, 1000),
             (zmq.MAXMSGSIZE, self.settings.max_message),

@@ -177,6 +177,60 @@ def _status(broker: BrokerDaemon) -> BrokerView:
         return client.status()
 
 
+class Named:
+    """A connection in the bytes of ZMTP 3.0, that chooses its routing id and its moment."""
+
+    GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+
+    def __init__(self, endpoint: str, name: bytes) -> None:
+        host, _, port = endpoint.removeprefix("tcp://").partition(":")
+        self._socket = socket.create_connection((host, int(port)), 5)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.sendall(self.GREETING)
+        self._read(64)
+        self._read(self._read(2)[1])  # the broker is ready, and waits
+        properties = ((b"Socket-Type", b"DEALER"), (b"Identity", name))
+        ready = b"\x05READY" + b"".join(
+            bytes([len(key)]) + key + len(value).to_bytes(4, "big") + value
+            for key, value in properties
+        )
+        self.ready = bytes([4, len(ready)]) + ready
+
+    def _read(self, count: int) -> bytes:
+        heard = b""
+        while len(heard) < count:
+            heard += self._socket.recv(count - len(heard)) or pytest.fail("it hung up")
+        return heard
+
+    def send(self, *what: bytes) -> None:
+        self._socket.sendall(b"".join(what))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_peers_of_one_name_that_come_in_the_middle_of_a_message(broker: BrokerDaemon) -> None:
+    """Where names are handed over, libzmq 4.3.5 reads on at another peer, or aborts (adr/0010)."""
+    frames = b"\x01\x01x" * 2_999 + b"\x00\x01x"  # one message, longer than a look for commands
+    for number in range(20):  # with handover, two of three end the broker
+        name = b"name %d" % number
+        bystander, first = Named(broker.endpoint, b""), Named(broker.endpoint, name)
+        others = [Named(broker.endpoint, name) for _ in range(8)]
+        for peer in (bystander, first):
+            peer.send(peer.ready)
+        time.sleep(0.02)
+        for peer in (bystander, first):
+            peer.send(frames)
+        for peer in others:
+            time.sleep(0.001)
+            peer.send(peer.ready, frames)
+        time.sleep(0.05)
+        for peer in (bystander, first, *others):
+            peer.close()
+        assert broker.alive, broker.log
+    assert _status(broker).refused["header"] >= 40  # the two who had their name first were heard
+
+
 def test_peers_that_ask_for_too_much_and_vanish_do_not_end_the_broker(
     broker: BrokerDaemon,
 ) -> None:
