@@ -12,7 +12,7 @@ from tests.fleet.collection.operator import kill_group
 from tests.fleet.playbooks.fleet import WORKERS, as_wanted, destroy, vmids
 from tests.fleet.site import Site
 
-MOST_SECONDS = 30.0  # a whole run takes about as long
+MOST_SECONDS = 25.0  # a whole run takes about as long
 
 
 @pytest.mark.timeout(1200)
@@ -23,7 +23,7 @@ def test_the_next_run_finishes_what_a_killed_one_began(
     chance = random.Random(seed)
     kills = max(3, scale.kills // 10)
     killed = 0
-    for _ in range(kills):
+    while killed < kills:  # one that ends sooner than it is killed is none
         gone = chance.sample(sorted(vmids()), chance.randint(1, WORKERS))
         destroy(deployed, *gone)
         running = deployed.start("deploy")
@@ -36,5 +36,4 @@ def test_the_next_run_finishes_what_a_killed_one_began(
             running.stdout.close()
         deployed.play("deploy")
         assert as_wanted(deployed), (seed, gone, deployed.containers(), deployed.workers())
-    assert killed
-    evidence.record("kill -9 of deploy.yml", kills=killed, orphans=0, duplicates=0)
+    evidence.record("kill -9 of deploy.yml", kills=kills, orphans=0, duplicates=0)
