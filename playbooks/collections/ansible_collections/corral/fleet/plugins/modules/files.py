@@ -32,6 +32,13 @@ options:
     description: What may be done with them, as four octal digits.
     type: str
     default: "0644"
+  unit:
+    description:
+      - The systemd unit that reads them when it starts. While it runs, a file that was written
+        after its start counts as written now, so that its handler is notified.
+      - That file was written by a run that was killed before its handlers, and the next run would
+        find nothing to do.
+    type: str
   validate:
     description: Command that must succeed before a file is moved to its place. C(%s) stands for the
       file.
@@ -47,16 +54,19 @@ author: The Corral authors
 """
 
 EXAMPLES = r"""
-- name: Write the units
+- name: Write configuration and unit
   corral.fleet.files:
     files:
+      /etc/corral/nap.yaml: "{{ lookup('ansible.builtin.template', 'nap.yaml.j2') }}"
       /etc/systemd/system/nap.service: "{{ lookup('ansible.builtin.template', 'nap.service.j2') }}"
-      /etc/systemd/system/nap.timer: "{{ lookup('ansible.builtin.template', 'nap.timer.j2') }}"
+    unit: nap.service
+  notify: Restart the nap
 """
 
 RETURN = r"""
 written:
-  description: Paths whose content, owner or mode changed, in the order in which they were given.
+  description: Paths whose content, owner or mode changed, or that O(unit) has not read yet, in the
+    order in which they were given.
   returned: always
   type: list
   elements: str
@@ -64,6 +74,7 @@ written:
 
 import os
 import tempfile
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -74,24 +85,47 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
     "mode": {"type": "str", "default": "0644"},
+    "unit": {"type": "str"},
     "validate": {"type": "str"},
 }
 
 
-def settle(module: AnsibleModule, path: str, text: str) -> dict[str, Any] | None:
-    """Have the text at the path; returns what changed, as Ansible shows it, if anything did."""
+def settle(module: AnsibleModule, path: str, text: str, since: float) -> dict[str, Any] | None:
+    """Have the text at the path; returns what changed, as Ansible shows it, if anything did.
+
+    `since`: when the unit started that reads it, in seconds of Unix time.
+    """
     change: dict[str, Any] = {"before_header": path, "after_header": path}
     before = _content(module, path)
     if before != text:
         if not module.check_mode:
             _write(module, path, text)
         change |= {"before": before or "", "after": text}
+    elif os.stat(path).st_mtime > since:
+        change |= {
+            "before": f"{module.params['unit']} runs with the file before this one\n",
+            "after": "",
+        }
     if before is not None or not module.check_mode:
         attributes = module.load_file_common_arguments(module.params, path)
         shown: dict[str, Any] = {}
         if module.set_fs_attributes_if_different(attributes, changed=False, diff=shown):
             change = shown | change
     return change if "after" in change else None
+
+
+def _started(module: AnsibleModule) -> float:
+    """When the unit did, if it runs: Unix time. What nobody runs has read all that it needs."""
+    if not module.params["unit"]:
+        return float("inf")
+    properties = "--property=ActiveState,ExecMainStartTimestamp"
+    asked = ["systemctl", "show", "--timestamp=us+utc", properties, module.params["unit"]]
+    _, said, _ = module.run_command(asked, check_rc=True, environ_update={"LC_ALL": "C"})
+    known = dict(line.partition("=")[::2] for line in said.splitlines())
+    if known["ActiveState"] != "active":
+        return float("inf")
+    moment = datetime.strptime(known["ExecMainStartTimestamp"], "%a %Y-%m-%d %H:%M:%S.%f %Z")
+    return moment.replace(tzinfo=UTC).timestamp()
 
 
 def _content(module: AnsibleModule, path: str) -> str | None:
@@ -125,7 +159,8 @@ def main() -> None:
     for path, text in files.items():  # a dict of texts is nothing that an argument spec can say
         if not isinstance(text, str):
             module.fail_json(msg=f"The content of {path} is {text!r}, which is no text; quote it.")
-    shown = {path: settle(module, path, text) for path, text in files.items()}
+    since = _started(module)
+    shown = {path: settle(module, path, text, since) for path, text in files.items()}
     written = [path for path, change in shown.items() if change is not None]
     module.exit_json(changed=bool(written), written=written, diff=[shown[path] for path in written])
 
