@@ -29,7 +29,7 @@ class Writer:
         self._operator = operator
         self._python = python
 
-    def __call__(self, files: dict[str, Any], *flags: str, **options: str) -> Answer:
+    def __call__(self, files: dict[str, Any], *flags: str, **options: Any) -> Answer:
         own = {"owner": str(os.getuid()), "group": str(os.getgid())}
         python = ("-e", f"ansible_python_interpreter={self._python}")
         given = {"files": files} | own | options
@@ -68,6 +68,7 @@ def test_files_are_written_shown_and_left_alone(write: Writer, tmp_path: Path) -
     again = write(wanted)
     assert not again.changed
     assert again["written"] == []
+    assert not write(wanted, mode=0o644).changed  # as YAML reads 0644 without quotes
     assert list(tmp_path.glob("**/.ansible_tmp*")) == []
 
 
@@ -101,7 +102,10 @@ def test_what_cannot_be_is_refused_and_leaves_what_was_there(write: Writer, tmp_
     assert f"{file} is refused by grep good %s" in refused.message
     assert file.read_text() == "good\n"
     assert write({str(file): "still good\n"}, validate="grep good %s").changed
-    assert f"{tmp_path} is a folder" in write({str(tmp_path): "text\n"}).message
+    new = tmp_path / "new"
+    assert f"{tmp_path} is there and no file" in write({str(new): "", str(tmp_path): ""}).message
+    assert not new.exists()  # or its handler would never hear of it
+    assert "There can be no folder" in write({str(file / "below"): "text\n"}).message
     assert "is ['a'], which is no text; quote it" in write({str(file): ["a"]}).message
 
 

@@ -13,7 +13,7 @@ description:
   - Does for many files what M(ansible.builtin.copy) does for one - each is written beside its place
     and moved there, and only where its content, owner or mode is not what it should be.
   - One module on the machine instead of two a file is what makes a second deploy quick.
-  - Folders that lack are made, for everybody to read.
+  - Folders that lack are made, for everybody to read. Those that are there stay as they are.
 options:
   files:
     description: The content of each path. Templates come in by the lookup
@@ -30,7 +30,7 @@ options:
     default: root
   mode:
     description: What may be done with them, as four octal digits.
-    type: str
+    type: raw
     default: "0644"
   unit:
     description:
@@ -84,19 +84,20 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "files": {"type": "dict", "required": True},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
-    "mode": {"type": "str", "default": "0644"},
+    "mode": {"type": "raw", "default": "0644"},
     "unit": {"type": "str"},
     "validate": {"type": "str"},
 }
 
 
-def settle(module: AnsibleModule, path: str, text: str, since: float) -> dict[str, Any] | None:
+def settle(
+    module: AnsibleModule, path: str, text: str, before: str | None, since: float
+) -> dict[str, Any] | None:
     """Have the text at the path; returns what changed, as Ansible shows it, if anything did.
 
-    `since`: when the unit started that reads it, in seconds of Unix time.
+    `before`: what is there. `since`: when the unit started that reads it, in Unix time.
     """
     change: dict[str, Any] = {"before_header": path, "after_header": path}
-    before = _content(module, path)
     if before != text:
         if not module.check_mode:
             _write(module, path, text)
@@ -115,25 +116,31 @@ def settle(module: AnsibleModule, path: str, text: str, since: float) -> dict[st
 
 
 def _started(module: AnsibleModule) -> float:
-    """When the unit did, if it runs: Unix time. What nobody runs has read all that it needs."""
+    """When the unit that reads the files did: Unix time.
+
+    One that does not run will read them all. One that systemd should load anew has read none.
+    """
     if not module.params["unit"]:
         return float("inf")
-    properties = "--property=ActiveState,ExecMainStartTimestamp"
+    properties = "--property=ActiveState,NeedDaemonReload,ExecMainStartTimestamp"
     asked = ["systemctl", "show", "--timestamp=us+utc", properties, module.params["unit"]]
     _, said, _ = module.run_command(asked, check_rc=True, environ_update={"LC_ALL": "C"})
     known = dict(line.partition("=")[::2] for line in said.splitlines())
     if known["ActiveState"] != "active":
         return float("inf")
-    moment = datetime.strptime(known["ExecMainStartTimestamp"], "%a %Y-%m-%d %H:%M:%S.%f %Z")
+    if known["NeedDaemonReload"] == "yes":
+        return float("-inf")
+    _, _, date = known["ExecMainStartTimestamp"].partition(" ")  # after the day of the week
+    moment = datetime.strptime(date, "%Y-%m-%d %H:%M:%S.%f %Z")
     return moment.replace(tzinfo=UTC).timestamp()
 
 
 def _content(module: AnsibleModule, path: str) -> str | None:
     """What is there; None: no file of its own, so a link is replaced and not followed."""
-    if os.path.isdir(path):
-        module.fail_json(msg=f"{path} is a folder; remove it or name another path.")
-    if os.path.islink(path) or not os.path.exists(path):
+    if os.path.islink(path) or not os.path.lexists(path):
         return None
+    if not os.path.isfile(path):
+        module.fail_json(msg=f"{path} is there and no file; remove it or name another path.")
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         return file.read()
 
@@ -143,13 +150,16 @@ def _write(module: AnsibleModule, path: str, text: str) -> None:
     with open(handle, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     if module.params["validate"]:
-        status, said, complained = module.run_command(module.params["validate"] % draft)
+        command = module.params["validate"].replace("%s", draft)
+        status, said, complained = module.run_command(command)
         if status:
             why = (complained or said).strip()
             module.fail_json(msg=f"{path} is refused by {module.params['validate']}: {why}")
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        os.makedirs(folder, mode=0o755)
+    os.umask(0o022)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    except OSError as error:
+        module.fail_json(msg=f"There can be no folder for {path}: {error}.")
     module.atomic_move(draft, path)
 
 
@@ -159,8 +169,10 @@ def main() -> None:
     for path, text in files.items():  # a dict of texts is nothing that an argument spec can say
         if not isinstance(text, str):
             module.fail_json(msg=f"The content of {path} is {text!r}, which is no text; quote it.")
+    # All is looked at before anything is written: who fails half-way notifies no handler.
+    before = {path: _content(module, path) for path in files}
     since = _started(module)
-    shown = {path: settle(module, path, text, since) for path, text in files.items()}
+    shown = {path: settle(module, path, files[path], before[path], since) for path in files}
     written = [path for path, change in shown.items() if change is not None]
     module.exit_json(changed=bool(written), written=written, diff=[shown[path] for path in written])
 
