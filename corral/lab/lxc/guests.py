@@ -118,7 +118,9 @@ class Guests:
         """Write down what it is."""
         place = self._folder / str(guest.vmid)
         place.mkdir(parents=True, exist_ok=True)
-        (place / "guest.json").write_bytes(msgspec.json.encode(guest))
+        fresh = place / "guest.json.new"
+        fresh.write_bytes(msgspec.json.encode(guest))
+        fresh.rename(place / "guest.json")  # others look who runs on what at any moment
         (place / "config").write_text(COMMON + "".join(f"{line}\n" for line in self._config(guest)))
         return place
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def test_a_guest_sees_and_uses_its_cores_alone(machine: Machine) -> None:
     machine.runtime.configure(replace(guest, cores=None))
     online = str(len(os.sched_getaffinity(0)))
     assert machine.run(101, count).split() == [online, online]
+
+
+def test_clones_are_made_while_a_guest_is_configured(machine: Machine) -> None:
+    machine.clone(101)
+    guest = machine.start(101)
+    with ThreadPoolExecutor(1) as pool:
+        cores = [1, 2] * 40
+        changed = [pool.submit(machine.runtime.configure, replace(guest, cores=n)) for n in cores]
+        for vmid in range(102, 142):  # each looks for who runs on the volume that it clones
+            machine.clone(vmid)
+        for change in changed:
+            change.result()
 
 
 def test_cpulimit_is_a_share_of_time(machine: Machine) -> None:
