@@ -266,6 +266,15 @@ class Server:
         Raises:
             CorralError: it cannot be done.
         """
+        try:
+            return self._look_up(peer, call, now)
+        except CorralError:
+            raise
+        except Exception as error:  # nothing is changed yet, so a defect in this ends nothing
+            log.exception("%s failed", SERVICE_OF[type(call)])
+            raise CorralError(what=f"the broker could not answer: {error!r}") from error
+
+    def _look_up(self, peer: bytes, call: Call, now: float) -> Call | None:
         keeper, state = self.keeper, self.state
         if isinstance(call, Submit):
             if self.store.full:
@@ -285,13 +294,7 @@ class Server:
             return call
         if isinstance(call, Drain | Resume):
             return call
-        try:
-            answer = self.queries.answer(peer, call, now)
-        except CorralError:
-            raise
-        except Exception as error:  # a question changes nothing, so a defect in it ends nothing
-            log.exception("%s failed", SERVICE_OF[type(call)])
-            raise CorralError(what=f"the broker could not answer: {error!r}") from error
+        answer = self.queries.answer(peer, call, now)
         if answer is not None:
             self.to_client(peer, SERVICE_OF[type(call)], answer)
         return None

@@ -223,6 +223,7 @@ class Conformance:
         store = self.again(binding, store)
         assert store.find(["a", "b", "c", "none"]) == {found.id: found for found in rows}
         assert store.find([]) == {}
+        assert store.find(["a\0", "a", "\0"]) == {"a": rows[0]}
         assert list(store.load().rows) == rows[:2]
         store.close()
 
