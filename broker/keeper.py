@@ -82,7 +82,9 @@ class Keeper:
         self._take(state, wanted | state.aliased.keys(), folded)
         state.rejoin()
         self.lsn = loaded.last
-        state.dirty |= {id for id, lsn in folded.items() if id and lsn < loaded.last}
+        for id, lsn in folded.items():  # the journal may still speak of ended ones with a new row
+            if id and (lsn < loaded.last or not state.tasks[id].live):
+                state.dirty.add(id)
         return state
 
     def _take_named(self, state: BrokerState, facts: list[Fact], folded: dict[str, int]) -> None:
@@ -235,9 +237,10 @@ class Keeper:
             task = state.tasks.get(id)
             if task is None:
                 away.append(id)
+            elif id in state.dirty:
+                continue  # the journal still speaks of it: it goes after the next fold
             elif task.ended is not None and task.ended < oldest and state.forgettable(task):
                 state.forget(task)
-                state.dirty.discard(id)
                 gone.append(id)
         states = Counter(row.state for row in self.store.find(away).values())
         gone += away

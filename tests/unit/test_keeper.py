@@ -1,0 +1,188 @@
+"""What stays in memory, what leaves it and what is deleted, with a real store underneath."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import broker.keeper
+from broker.core.facts import Accepted, Assigned, Closed, Fact
+from broker.keeper import FOLD_IDLE, Keeper
+from broker.store.sqlite import SqliteStore
+from corral.messages import Raw
+from corral.settings import BrokerSettings
+from corral.tasks import Cause, Spec, Variant
+
+PREFIX = b"t" * 13
+NOTHING = Raw(b"\x80")
+
+
+class Shelf:
+    """A keeper, its state and its store; time passes when the test says so."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.settings = BrokerSettings(**settings)
+        self.now = 1_000_000.0
+        self.made = 0
+        self.tokens: dict[str, int] = {}
+        self.start()
+
+    def start(self) -> None:
+        self.store = SqliteStore(self.folder, reserve=1 << 16, low=1 << 16)
+        self.store.lead("test")
+        self.keeper = Keeper(self.store, self.settings)
+        self.state = self.keeper.load()
+        self.state.check()
+
+    def dies(self) -> None:
+        """As `kill -9` leaves it: nothing is folded that was not."""
+        self.store.close()
+        self.start()
+
+    def says(self, *facts: Fact) -> None:
+        for fact in facts:
+            self.state.apply(fact)
+        self.keeper.append(list(facts), self.now)
+
+    def accepts(self, id: str, *parents: str, params: Raw = NOTHING) -> None:
+        waiting = any(p in self.state.tasks and self.state.tasks[p].live for p in parents)
+        spec = Spec("echo", params, {p: p for p in parents})
+        self.says(Accepted(self.now, id, spec, waiting=waiting))
+
+    def assigns(self, id: str) -> None:
+        self.made += 1
+        self.tokens[id] = self.made
+        self.says(
+            Assigned(
+                self.now, "w", self.state.booking + 1, 0, Variant(), [], PREFIX, self.made, [id]
+            )
+        )
+
+    def ends(self, id: str, value: Raw = NOTHING) -> None:
+        token = PREFIX + self.tokens[id].to_bytes(8, "big")
+        self.says(Closed(self.now, token, id, Cause.SUCCEED, "ok", value=value))
+
+    def runs(self, id: str, *parents: str, params: Raw = NOTHING, value: Raw = NOTHING) -> None:
+        self.accepts(id, *parents, params=params)
+        self.assigns(id)
+        self.ends(id, value)
+
+    def tends(self, calls: int = 1000) -> int:
+        """Do all that is due; how many calls it took."""
+        for call in range(calls):
+            if not self.keeper.tend(self.state, self.now):
+                self.state.check()
+                return call
+        raise AssertionError(f"after {calls} calls more is still due")
+
+    def idles(self) -> None:
+        self.now += FOLD_IDLE + 1
+        self.tends()
+
+    def knows(self, id: str) -> bool:
+        """Whether the task is in memory or can be taken back."""
+        self.keeper.recall(self.state, [id])
+        return id in self.state.tasks
+
+
+@pytest.fixture
+def shelves(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
+    made: list[Shelf] = []
+
+    def another(**settings: Any) -> Shelf:
+        made.append(Shelf(tmp_path / str(len(made)), **settings))
+        return made[-1]
+
+    yield another
+    for shelf in made:
+        shelf.store.close()
+
+
+# --- retention --------------------------------------------------------------------------
+
+
+def test_what_ended_during_a_fold_is_deleted_after_the_next(
+    shelves: Callable[..., Shelf],
+) -> None:
+    shelf = shelves(retention=60.0)
+    shelf.accepts("x")
+    shelf.assigns("x")
+    shelf.now += FOLD_IDLE + 1
+    assert shelf.keeper.tend(shelf.state, shelf.now)  # a fold begins
+    shelf.ends("x")
+    shelf.tends()
+    for count in range(220):  # busy enough for no other fold, until retention has looked twice
+        shelf.now += 3
+        shelf.accepts(f"y{count}")
+        shelf.tends()
+    shelf.dies()
+    shelf.idles()
+    shelf.now += broker.keeper.RETENTION_EVERY
+    shelf.tends()
+    assert not shelf.knows("x")
+    assert len(shelf.state.tasks) == 220
+
+
+def test_what_a_fold_that_was_cut_off_had_put_away_is_deleted_after_the_next(
+    shelves: Callable[..., Shelf], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.keeper, "FOLD_ROWS", 1)
+    shelf = shelves(retention=60.0)
+    for id in ("x", "y"):
+        shelf.accepts(id)
+        shelf.assigns(id)
+    shelf.idles()
+    shelf.ends("x")
+    shelf.ends("y")
+    shelf.now += FOLD_IDLE + 1
+    for _ in range(2):  # a fold begins, and puts one of two away
+        assert shelf.keeper.tend(shelf.state, shelf.now)
+    shelf.dies()
+    shelf.now += 3600.0
+    shelf.accepts("z")  # so that the next fold waits, while retention does not
+    shelf.tends()
+    shelf.dies()
+    shelf.idles()
+    shelf.now += broker.keeper.RETENTION_EVERY
+    shelf.tends()
+    assert [shelf.knows(id) for id in "xyz"] == [False, False, True]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_kill_between_folds_and_deletions_loses_a_task(
+    shelves: Callable[..., Shelf], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(broker.keeper, "FOLD_ROWS", 2)
+    monkeypatch.setattr(broker.keeper, "RETENTION_EVERY", 20.0)
+    rng = random.Random(seed)
+    shelf = shelves(retention=15.0, in_memory=rng.choice([0, 3, 100]))
+    ended: dict[str, float] = {}
+    live: list[str] = []
+    for number in range(300):
+        match rng.randrange(8):
+            case 0 | 1:
+                live.append(f"t{number}")
+                shelf.accepts(live[-1])
+            case 2 | 3 if live:
+                id = rng.choice(live)
+                if id not in shelf.tokens:
+                    shelf.assigns(id)
+                else:
+                    shelf.ends(id)
+                    live.remove(id)
+                    ended[id] = shelf.now
+            case 4 | 5:
+                shelf.keeper.tend(shelf.state, shelf.now)
+            case 6:
+                shelf.now += rng.choice([1.0, 7.0, 30.0])
+            case 7 if rng.random() < 0.3:
+                shelf.dies()
+        shelf.state.check()
+        assert all(shelf.state.tasks[id].live for id in live)
+        kept = [id for id, at in ended.items() if shelf.now - at <= shelf.settings.retention]
+        assert all(shelf.knows(id) for id in rng.sample(kept, min(len(kept), 2)))
