@@ -224,14 +224,14 @@ class Keeper:
                 break
             if not task.live and task.id not in state.dirty and state.forgettable(task):
                 leaving.append(task)
+        state.forget(*leaving)
         for task in leaving:
-            state.forget(task)
             self.away[task.state.value] += 1
 
     def _retain(self, state: BrokerState, now: float) -> bool:
         """Delete some ended tasks, and results that nobody names, that are too old. True: more."""
         oldest = now - self.settings.retention
-        gone: list[str] = []
+        gone: list[TaskRecord] = []
         away: list[str] = []
         for id in self.store.expired(oldest, RETENTION_ROWS):
             task = state.tasks.get(id)
@@ -240,16 +240,16 @@ class Keeper:
             elif id in state.dirty:
                 continue  # the journal still speaks of it: it goes after the next fold
             elif task.ended is not None and task.ended < oldest and state.forgettable(task):
-                state.forget(task)
-                gone.append(id)
+                gone.append(task)
+        state.forget(*gone)
         states = Counter(row.state for row in self.store.find(away).values())
-        gone += away
-        if gone:
-            self.store.fold(self.store.epoch, deletes=gone)
+        deletes = [*away, *(task.id for task in gone)]
+        if deletes:
+            self.store.fold(self.store.epoch, deletes=deletes)
             self.away -= states
         held = {blob for t in state.tasks.values() for blob in (t.blob, t.checkpoint) if blob}
         swept = self.store.sweep(held, older_than=ORPHAN_AGE, limit=RETENTION_FILES)
-        return len(gone) == RETENTION_ROWS or swept == RETENTION_FILES
+        return len(deletes) == RETENTION_ROWS or swept == RETENTION_FILES
 
     def unfolded(self, state: BrokerState) -> set[str]:
         """Tasks that the tables do not hold as they are now; some may be in no row at all."""

@@ -530,11 +530,19 @@ class BrokerState:
         # Who holds nothing is nobody until it registers.
         self.workers = {name: one for name, one in self.workers.items() if one.bookings}
 
-    def forget(self, task: TaskRecord) -> None:
-        """Let go of an ended task that the store's tables hold."""
-        assert not task.live
-        del self.tasks[task.id]
-        self.counts[task.state] -= 1
+    def forget(self, *tasks: TaskRecord) -> None:
+        """Let go of ended tasks that the store's tables hold; their parents let go of them too."""
+        parents: set[str] = set()
+        for task in tasks:
+            assert not task.live
+            del self.tasks[task.id]
+            self.counts[task.state] -= 1
+            parents.update(task.spec.after.values())
+        for id in parents:
+            parent = self.tasks.get(id)
+            if parent is not None:
+                known = (one for one in parent.children or () if one.id in self.tasks)
+                parent.children = list(known) or None
 
     def forgettable(self, task: TaskRecord) -> bool:
         """Whether nothing in memory needs this ended task any more."""
@@ -583,6 +591,7 @@ class BrokerState:
             assert (task.retry_at is not None) == (task.state is State.RETRYING), task.id
             if task.state is State.WAITING:
                 assert task.waiting > 0, f"{task.id} waits for nobody"
+            assert all(self.tasks.get(one.id) is one for one in task.children or ()), task.id
             if task.attempt is not None:
                 assert self.attempts[task.attempt.token] is task.attempt
                 assert not task.attempt.revoked

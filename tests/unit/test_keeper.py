@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 import broker.keeper
-from broker.core.facts import Accepted, Assigned, Closed, Fact
+from broker.core.facts import Accepted, Assigned, Closed, Fact, Moved
+from broker.core.state import TaskRecord
 from broker.keeper import FOLD_IDLE, Keeper
 from broker.store.sqlite import SqliteStore
 from corral.messages import Raw
@@ -186,3 +188,49 @@ def test_no_kill_between_folds_and_deletions_loses_a_task(
         assert all(shelf.state.tasks[id].live for id in live)
         kept = [id for id, at in ended.items() if shelf.now - at <= shelf.settings.retention]
         assert all(shelf.knows(id) for id in rng.sample(kept, min(len(kept), 2)))
+
+
+# --- leaving memory ---------------------------------------------------------------------
+
+
+def records() -> int:
+    """Tasks that anything in this process still holds."""
+    gc.collect()
+    return sum(isinstance(one, TaskRecord) for one in gc.get_objects())
+
+
+def test_a_parent_that_stays_does_not_keep_its_ended_children(
+    shelves: Callable[..., Shelf],
+) -> None:
+    before = records()
+    shelf = shelves(in_memory=10)
+    shelf.runs("parent")
+    shelf.accepts("live", "parent")
+    shelf.assigns("live")
+    for number in range(100):
+        shelf.runs(f"c{number}", "parent")
+        shelf.idles()
+    assert "parent" in shelf.state.tasks
+    assert records() - before <= 13
+    shelf.ends("live")
+    assert shelf.state.forgettable(shelf.state.tasks["parent"])
+
+
+def test_a_child_that_comes_back_holds_its_parent_again(shelves: Callable[..., Shelf]) -> None:
+    shelf = shelves(in_memory=2)
+    shelf.runs("parent")
+    shelf.accepts("child", "parent")
+    shelf.says(Moved(shelf.now, "child", Cause.CANCEL))
+    shelf.accepts("live", "parent")
+    for id in "ab":
+        shelf.runs(id)
+    shelf.idles()
+    assert "child" not in shelf.state.tasks
+    assert shelf.knows("child")
+    shelf.says(Moved(shelf.now, "child", Cause.REOPEN))
+    shelf.assigns("live")
+    shelf.ends("live")
+    assert not shelf.state.forgettable(shelf.state.tasks["parent"])
+    shelf.assigns("child")
+    shelf.ends("child")
+    assert shelf.state.forgettable(shelf.state.tasks["parent"])
