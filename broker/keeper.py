@@ -50,6 +50,7 @@ class Keeper:
         self._pass: list[str] = []  #: ids that the running pass has still to fold
         self._pass_lsn = self._pass_bytes = 0
         self._folding = False
+        self._stayed = 0  #: ended tasks that the last pass left in memory
         self._appended = 0.0
         self._retention = 0.0
 
@@ -57,7 +58,7 @@ class Keeper:
 
     def load(self) -> BrokerState:
         """The state as of the last committed row: tables first, then the journal over them."""
-        self.journal_bytes, self._folding, self._pass = 0, False, []
+        self.journal_bytes, self._folding, self._pass, self._stayed = 0, False, [], 0
         state = BrokerState(self.settings)
         for built_in in (echo, sleep):
             state.catalog.announce(built_in.announce())
@@ -175,8 +176,8 @@ class Keeper:
     def _fold_due(self, state: BrokerState, now: float) -> bool:
         if self.journal_bytes > FOLD_BYTES:
             return True
-        ended = len(state.tasks) - state.unfinished
-        if ended > self.settings.in_memory * 1.25:
+        bound = self.settings.in_memory
+        if _ended(state) > max(bound, self._stayed) + bound / 4:
             return True
         return self.journal_bytes > 0 and now - self._appended > FOLD_IDLE
 
@@ -215,9 +216,7 @@ class Keeper:
 
     def _let_go(self, state: BrokerState) -> None:
         """Drop the oldest ended tasks from memory down to the bound."""
-        excess = len(state.tasks) - state.unfinished - self.settings.in_memory
-        if excess <= 0:
-            return
+        excess = _ended(state) - self.settings.in_memory
         leaving: list[TaskRecord] = []
         for task in state.tasks.values():
             if len(leaving) >= excess:
@@ -227,6 +226,7 @@ class Keeper:
         state.forget(*leaving)
         for task in leaving:
             self.away[task.state.value] += 1
+        self._stayed = _ended(state)
 
     def _retain(self, state: BrokerState, now: float) -> bool:
         """Delete some ended tasks, and results that nobody names, that are too old. True: more."""
@@ -278,3 +278,7 @@ class Keeper:
             task = state.tasks[id]
             if id not in state.dirty and encode_record(state.record(task)) != row.record:
                 yield id, "its row is not what its facts lead to"
+
+
+def _ended(state: BrokerState) -> int:
+    return len(state.tasks) - state.unfinished

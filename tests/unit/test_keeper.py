@@ -234,3 +234,23 @@ def test_a_child_that_comes_back_holds_its_parent_again(shelves: Callable[..., S
     shelf.assigns("child")
     shelf.ends("child")
     assert shelf.state.forgettable(shelf.state.tasks["parent"])
+
+
+def test_ended_tasks_that_must_stay_do_not_keep_the_broker_folding(
+    shelves: Callable[..., Shelf],
+) -> None:
+    shelf = shelves(in_memory=10, retention=3600.0)
+    shelf.runs("old")
+    for number in range(20):
+        shelf.runs(f"p{number}")
+        shelf.accepts(f"c{number}", f"p{number}")
+    assert shelf.tends() < 10
+    shelf.now += 3601.0
+    shelf.accepts("new")  # so that the journal is not idle
+    assert shelf.tends() < 10
+    assert not shelf.knows("old")
+    for number in range(20):
+        shelf.assigns(f"c{number}")
+        shelf.ends(f"c{number}")
+    shelf.tends()
+    assert sum(not task.live for task in shelf.state.tasks.values()) <= 12
