@@ -50,7 +50,8 @@ class Keeper:
         self._pass: list[str] = []  #: ids that the running pass has still to fold
         self._pass_lsn = self._pass_bytes = 0
         self._folding = False
-        self._stayed = 0  #: ended tasks that the last pass left in memory
+        self._bounds = (settings.in_memory, settings.in_memory_bytes)
+        self._stayed = (0, 0)  #: ended tasks that the last pass left in memory, and their bytes
         self._appended = 0.0
         self._retention = 0.0
 
@@ -58,7 +59,8 @@ class Keeper:
 
     def load(self) -> BrokerState:
         """The state as of the last committed row: tables first, then the journal over them."""
-        self.journal_bytes, self._folding, self._pass, self._stayed = 0, False, [], 0
+        self.journal_bytes, self._folding, self._pass = 0, False, []
+        self._stayed = (0, 0)
         state = BrokerState(self.settings)
         for built_in in (echo, sleep):
             state.catalog.announce(built_in.announce())
@@ -176,9 +178,9 @@ class Keeper:
     def _fold_due(self, state: BrokerState, now: float) -> bool:
         if self.journal_bytes > FOLD_BYTES:
             return True
-        bound = self.settings.in_memory
-        if _ended(state) > max(bound, self._stayed) + bound / 4:
-            return True
+        for ended, bound, stayed in zip(_ended(state), self._bounds, self._stayed, strict=True):
+            if ended > max(bound, stayed) + bound / 4:
+                return True
         return self.journal_bytes > 0 and now - self._appended > FOLD_IDLE
 
     def _fold_some(self, state: BrokerState) -> None:
@@ -215,14 +217,16 @@ class Keeper:
         )
 
     def _let_go(self, state: BrokerState) -> None:
-        """Drop the oldest ended tasks from memory down to the bound."""
-        excess = _ended(state) - self.settings.in_memory
+        """Drop the oldest ended tasks from memory down to the bounds."""
+        tasks, size = _ended(state)
         leaving: list[TaskRecord] = []
         for task in state.tasks.values():
-            if len(leaving) >= excess:
+            if tasks <= self.settings.in_memory and size <= self.settings.in_memory_bytes:
                 break
             if not task.live and task.id not in state.dirty and state.forgettable(task):
                 leaving.append(task)
+                tasks -= 1
+                size -= task.size
         state.forget(*leaving)
         for task in leaving:
             self.away[task.state.value] += 1
@@ -280,5 +284,6 @@ class Keeper:
                 yield id, "its row is not what its facts lead to"
 
 
-def _ended(state: BrokerState) -> int:
-    return len(state.tasks) - state.unfinished
+def _ended(state: BrokerState) -> tuple[int, int]:
+    """How many ended tasks are in memory, and the bytes of what they carry."""
+    return len(state.tasks) - state.unfinished, state.ended_bytes

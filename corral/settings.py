@@ -25,6 +25,7 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fold_after: float = 600.0  #: of a resend before equal plain requests are separate again
     retention: float = 30 * 86400.0  #: how long an ended task and its result are kept
     in_memory: int = 200_000  #: ended tasks kept at hand; older ones are read from the store
+    in_memory_bytes: int = 512 << 20  #: of params and results of these ended tasks
     max_tasks: int = 2_000_000  #: unfinished tasks; more are refused
     max_workers: int = 10_000
     max_message: int = 64 << 20  #: bytes

@@ -113,6 +113,11 @@ class TaskRecord:
         """Whether its run goes on."""
         return self.state not in TERMINAL
 
+    @property
+    def size(self) -> int:
+        """Bytes of what it carries: params and result."""
+        return memoryview(self.spec.params).nbytes + memoryview(self.value).nbytes
+
 
 class BrokerState:
     """Tasks, workers, bookings, kinds and aliases."""
@@ -130,6 +135,7 @@ class BrokerState:
         self.aliased: Counter[str] = Counter()  #: task -> how many aliases
         self.counts: Counter[State] = Counter()
         self.unfinished = 0
+        self.ended_bytes = 0  #: of what ended tasks carry
         self.dirty: set[str] = set()  #: tasks that differ from what the store's tables hold
         self.order = 0
         self.booking = 0
@@ -341,6 +347,7 @@ class BrokerState:
         self._move(task, state, fact.at)
         self._tell(task, cause, fact.at, fact.why)
         if cause in (Cause.REOPEN, Cause.REOPEN_WAITING):
+            self.ended_bytes -= task.size
             if fact.spec is not None:
                 task.spec = fact.spec
                 task.queue_limit = fact.spec.queue_limit
@@ -364,6 +371,7 @@ class BrokerState:
     def _over(self, task: TaskRecord, at: float) -> None:
         task.ended = at
         self.unfinished -= 1
+        self.ended_bytes += task.size
         if task.state is State.SUCCEEDED:
             for child in task.children or ():
                 child.waiting -= sum(id == task.id for id in child.spec.after.values())
@@ -510,6 +518,8 @@ class BrokerState:
                 task.attempt = attempt
         if task.live:
             self.unfinished += 1
+        else:
+            self.ended_bytes += task.size
         if task.state is State.QUEUED:
             self._enqueue(task)
         return task
@@ -537,6 +547,7 @@ class BrokerState:
             assert not task.live
             del self.tasks[task.id]
             self.counts[task.state] -= 1
+            self.ended_bytes -= task.size
             parents.update(task.spec.after.values())
         for id in parents:
             parent = self.tasks.get(id)
@@ -597,6 +608,7 @@ class BrokerState:
                 assert not task.attempt.revoked
         assert +counts == +self.counts
         assert self.unfinished == sum(task.live for task in self.tasks.values())
+        assert self.ended_bytes == sum(t.size for t in self.tasks.values() if not t.live)
         opens: Counter[int] = Counter()
         for token, attempt in self.attempts.items():
             assert attempt.token == token

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import broker.keeper
@@ -254,3 +255,45 @@ def test_ended_tasks_that_must_stay_do_not_keep_the_broker_folding(
         shelf.ends(f"c{number}")
     shelf.tends()
     assert sum(not task.live for task in shelf.state.tasks.values()) <= 12
+
+
+LARGE = Raw(msgspec.msgpack.encode("x" * 100_000))
+
+
+@pytest.mark.parametrize("large", ["params", "value"])
+def test_few_ended_tasks_that_carry_much_leave_memory_too(
+    shelves: Callable[..., Shelf], large: str
+) -> None:
+    shelf = shelves(in_memory_bytes=1_000_000)
+    for number in range(50):
+        shelf.runs(f"t{number}", **{large: LARGE})
+        shelf.tends()
+    assert 8 <= len(shelf.state.tasks) <= 13
+    assert shelf.knows("t0")
+    first = shelf.state.tasks["t0"]
+    assert {"params": first.spec.params, "value": first.value}[large] == LARGE
+
+
+def test_much_that_has_to_stay_does_not_keep_the_broker_folding(
+    shelves: Callable[..., Shelf],
+) -> None:
+    shelf = shelves(in_memory_bytes=1_000_000)
+    for number in range(30):
+        shelf.runs(f"p{number}", value=LARGE)
+        shelf.accepts(f"c{number}", f"p{number}")
+        assert shelf.tends() < 10
+    shelf.dies()
+    assert shelf.tends() < 10
+    assert len(shelf.state.tasks) == 60
+
+
+def test_a_new_run_with_other_params_counts_when_it_ends(shelves: Callable[..., Shelf]) -> None:
+    shelf = shelves(in_memory_bytes=1_000_000)
+    shelf.accepts("x", params=LARGE)
+    shelf.says(Moved(shelf.now, "x", Cause.CANCEL))
+    shelf.says(Moved(shelf.now, "x", Cause.REOPEN, spec=Spec("echo", NOTHING)))
+    shelf.state.check()
+    for number in range(20):
+        shelf.runs(f"t{number}", value=LARGE)
+        shelf.tends()
+    assert len(shelf.state.tasks) <= 14

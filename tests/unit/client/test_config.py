@@ -80,12 +80,14 @@ def test_paths_in_a_file_start_from_its_folder(folder: Path) -> None:
 
 def test_units_in_files(folder: Path) -> None:
     (folder / "corral.yaml").write_text(
-        "broker:\n  retention: 7d\n  max_message: 8MB\n  named: {ib_gateway: 1}\n"
+        "broker:\n  retention: 7d\n  max_message: 8MB\n  in_memory_bytes: 1GB\n"
+        "  named: {ib_gateway: 1}\n"
         "worker:\n  memory_gb: 16GB\n  gpus: {GPU-1: 24GB, GPU-2: 8}\n"
     )
     settings = load(folder).settings
     assert settings.broker.retention == 7 * 86400
     assert settings.broker.max_message == 8 << 20
+    assert settings.broker.in_memory_bytes == 1 << 30
     assert settings.broker.named == {"ib_gateway": 1}
     assert settings.worker.memory_gb == 16
     assert settings.worker.gpus == {"GPU-1": 24.0, "GPU-2": 8.0}
