@@ -317,9 +317,11 @@ class Agent:
     def _bury(self, deed: events.Bury) -> None:
         folder = self._home.folder
         catch = self._home.catch(deed.child)
-        with suppress(OSError):
-            if catch.stat().st_size:
+        try:
+            if catch.exists() and catch.stat().st_size:
                 logs.hand_over(str(catch), logs.path_of(folder, deed.id, deed.attempt))
+        except OSError as bad:
+            log.warning("%s attempt %d: its log is lost: %s", deed.id, deed.attempt, bad)
         shutil.rmtree(logs.workdir_of(folder, deed.id, deed.attempt), ignore_errors=True)
 
     def _read_log(self, deed: events.ReadLog) -> None:

@@ -37,15 +37,14 @@ def workdir_of(folder: str | Path, id: str, attempt: int) -> Path:
     return Path(folder, "work", f"{folder_name(id)}.{attempt}")
 
 
-def hand_over(catch: str, log: Path) -> bool:
-    """Make what was caught the log of an attempt; False when the disk does not let us."""
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(catch, log)
-    except OSError as bad:
-        print(f"the log {log} cannot be made: {bad}", file=sys.stderr)
-        return False
-    return True
+def hand_over(catch: str, log: Path) -> None:
+    """Make what was caught the log of an attempt.
+
+    Raises:
+        OSError: the disk does not let us.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(catch, log)
 
 
 class Catch:
@@ -54,28 +53,60 @@ class Catch:
     def __init__(self, folder: str, path: str) -> None:
         self._folder = folder
         self._path = path
+        self._next = str(Path(path).with_suffix(".next.log"))
         self._file = os.dup(1)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper here
         self._flush_out = sys.stdout.flush
         self._flush_err = sys.stderr.flush
 
-    def settle(self, item: Item) -> None:
-        """An attempt ended: what was written is its log."""
+    def settle(self, item: Item) -> str:
+        """An attempt ended: what was written is its log. What was lost of it, and why, or nothing.
+
+        Nothing is raised: the attempt's result does not depend on its log.
+        """
+        lost = ""
         try:
             self._flush_out()
             self._flush_err()
         except ValueError:  # the handler closed them
             pass
-        if os.lseek(self._file, 0, os.SEEK_END) == 0:
-            return
-        if not hand_over(self._path, path_of(self._folder, item.id, item.attempt)):
-            os.ftruncate(self._file, 0)
-            return
-        fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as bad:
+            lost = f"the end of its log is lost: {bad}"
+            self._drop_unwritten()
+        try:
+            if os.lseek(self._file, 0, os.SEEK_END):
+                self._hand_over(path_of(self._folder, item.id, item.attempt))
+        except OSError as bad:
+            lost = f"its log is lost: {bad}"
+            with suppress(OSError):
+                os.ftruncate(self._file, 0)
+        return lost
+
+    def _drop_unwritten(self) -> None:
+        """Let no later attempt's log begin with what the disk did not take of this one's."""
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            self._write_to(nowhere)
+            os.close(nowhere)
+            with suppress(ValueError):
+                self._flush_out()
+                self._flush_err()
+            self._write_to(self._file)
+
+    def _hand_over(self, log: Path) -> None:
+        # First the next file: without one, what is written later would end in this log.
+        fresh = os.open(self._next, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            hand_over(self._path, log)
+            os.rename(self._next, self._path)
+            self._write_to(fresh)
+            os.dup2(fresh, self._file, inheritable=False)
+        finally:
+            os.close(fresh)
+
+    def _write_to(self, file: int) -> None:
         for descriptor in (1, 2):
-            os.dup2(fresh, descriptor)
-        os.dup2(fresh, self._file, inheritable=False)
-        os.close(fresh)
+            os.dup2(file, descriptor)
 
 
 def read(folder: Path, fetch: FetchLog, catch: Path | None) -> LogChunk:

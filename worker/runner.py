@@ -19,6 +19,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -110,7 +111,7 @@ class Child:
             ended = monotonic()
             seconds = ended - began
             self._current = None
-            self._log.settle(item)
+            lost = self._log.settle(item)
             if attempt.used:
                 attempt.clean_up()
             waited = began - self._arrived
@@ -124,6 +125,8 @@ class Child:
                     self._longest = seconds
                 if (failure or seconds >= NOTED) and len(self._notes) < MAX_NOTES:
                     self._notes.append(_note(item, self._setup.kind, outcome, seconds, failure))
+                if lost and len(self._notes) < MAX_NOTES:
+                    self._notes.append((f"{item.id} attempt {item.attempt}: {lost}", True))
             held += len(packed)
             if ended - flushed > FLUSH_EVERY or held > FLUSH_BYTES:
                 self._flush()
@@ -253,7 +256,8 @@ def _forget_peak() -> None:
 
 
 def _peak_gb() -> float:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    """The largest memory since `_forget_peak`; 0 when the handler left no descriptor to read it."""
+    with suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / (1 << 20)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from corral.messages import Checkpoint, Ended, Finished, Nack, Progress, Raw
@@ -227,6 +228,59 @@ def test_what_a_dying_attempt_wrote_is_its_log(worker: Worker, broker: ScriptedB
     broker.assign("crash", item(1, {"how": "SIGABRT"}))
     broker.ended(1)
     assert "Fatal Python error" in (broker.log("t1") or "")
+
+
+def test_a_log_that_the_disk_does_not_take_costs_no_result(
+    start: Starter, broker: ScriptedBroker
+) -> None:
+    """`logging` swallows the error of a full disk, and what it wrote waits in the buffer."""
+    worker = start(PYTHONUNBUFFERED="")
+    broker.welcome()
+    (worker.folder / "logs" / "child-1.log").symlink_to("/dev/full")
+    for number in (1, 2):
+        broker.assign("chatter", item(number, {"words": "epoch", "ways": ["logging"]}))
+        assert broker.ended(number)[0].outcome == "ok"
+    assert "t1 attempt 1: the end of its log is lost: [Errno 28]" in worker.log
+
+
+def test_what_a_full_disk_did_not_take_is_in_no_later_log(
+    start: Starter, broker: ScriptedBroker
+) -> None:
+    worker = start(PYTHONUNBUFFERED="")
+    broker.welcome()
+
+    def say(number: int, words: str) -> None:
+        broker.assign("chatter", item(number, {"words": words, "ways": ["logging"]}))
+        assert broker.ended(number)[0].outcome == "ok"
+
+    say(1, "first")
+    (child,) = worker.children()
+    no_limit = child.rlimit(psutil.RLIMIT_FSIZE)
+    child.rlimit(psutil.RLIMIT_FSIZE, (0, no_limit[1]))  # no file may grow
+    say(2, "second")
+    child.rlimit(psutil.RLIMIT_FSIZE, no_limit)
+    say(3, "third")
+    assert [broker.log(f"t{number}") for number in (1, 2, 3)] == [
+        "WARNING:root:first by logging\n",
+        None,
+        "WARNING:root:third by logging\n",
+    ]
+
+
+def test_a_log_without_a_place_is_lost_and_no_other(worker: Worker, broker: ScriptedBroker) -> None:
+    (worker.folder / "logs" / "t2").write_text("where its folder should be")
+    for number in (1, 2, 3):
+        broker.assign("chatter", item(number, {"words": f"task {number}", "ways": ["print"]}))
+        assert broker.ended(number)[0].outcome == "ok"
+    logs = [broker.log(f"t{number}") for number in (1, 2, 3)]
+    assert logs == ["task 1 by print\n", None, "task 3 by print\n"]
+    assert "t2 attempt 1: its log is lost: [Errno 17]" in worker.log
+
+
+def test_a_handler_that_leaves_no_descriptor_keeps_its_result(
+    worker: Worker, broker: ScriptedBroker
+) -> None:
+    assert value(attempt(broker, "leak", memory_gb=1.0)) > 0
 
 
 # --- failing --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ these kinds beside the built-in ones; `tests.support.kinds.environment()` gives 
 | `crash` | kills its own process |
 | `slow_checkpoint` | counts slowly, and saves where it is |
 | `chatter` | writes to standard output in every way there is |
+| `leak` | opens files until it may open no more |
 | `surroundings` | returns environment, cores, folder and process ids |
 | `odd_result` | returns what does not travel, or too much |
 | `progress_twice` | tells its progress twice, then is silent |
@@ -30,12 +31,14 @@ import builtins
 import ctypes
 import fcntl
 import json
+import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +287,23 @@ def chatter(params: Chatter, run: Run) -> None:
             os.write(1, f"{text}\n".encode())
         elif way == "process":
             subprocess.run(["echo", text], check=True)
+        elif way == "logging":
+            logging.warning(text)
     time.sleep(params.seconds)
+
+
+LEAKED: list[int] = []
+
+
+@handler("leak", needs=needs(cpus=0.0, memory_gb=0.5), version="1")
+def leak(params: Any, run: Run) -> int:
+    """Open files until this process may open no more, and return how many."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+    with suppress(OSError):
+        while True:
+            LEAKED.append(os.open(os.devnull, os.O_RDONLY))
+    return len(LEAKED)
 
 
 @handler("surroundings", needs=WAITS, version="1")
