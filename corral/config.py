@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from corral.errors import BadConfig, Usage
-from corral.settings import BrokerSettings
+from corral.settings import LEAST_MESSAGE, RESULT_LIMIT, BrokerSettings
 
 Output = Literal["table", "json", "jsonl", "name"]
 
@@ -403,9 +403,19 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
     if values["worker.slots"] > MAX_SLOTS:
         why = f"must be at most {MAX_SLOTS}"
         raise BadConfig(file=origins["worker.slots"], key="worker.slots", why=why)
+    if (given := values["broker.max_message"]) < LEAST_MESSAGE:
+        why = (
+            f"{given} bytes must be at least {_mib(LEAST_MESSAGE)}:"
+            f" a result of {_mib(RESULT_LIMIT)} could never arrive"
+        )
+        raise BadConfig(file=origins["broker.max_message"], key="broker.max_message", why=why)
     for endpoint in values["endpoints"]:
         if not is_endpoint(endpoint):
             why = f"{endpoint!r} is no endpoint; write tcp://HOST:PORT"
             raise BadConfig(file=origins["endpoints"], key="endpoints", why=why)
     if not values["endpoints"]:
         raise BadConfig(file=origins["endpoints"], key="endpoints", why="names no broker")
+
+
+def _mib(size: int) -> str:
+    return f"{size >> 20}MiB"

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+RESULT_LIMIT = 32 << 20  # bytes of one packed result
+LEAST_MESSAGE = RESULT_LIMIT + (4 << 20)  # such a result, and the smaller ones that travel with it
+
 
 class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Section `broker` of the configuration. Times are seconds."""
@@ -28,7 +31,7 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     in_memory_bytes: int = 512 << 20  #: of params and results of these ended tasks
     max_tasks: int = 2_000_000  #: unfinished tasks; more are refused
     max_workers: int = 10_000
-    max_message: int = 64 << 20  #: bytes
+    max_message: int = 64 << 20  #: bytes; what brings a larger one is cut off
     inline_result: int = 64 << 10  #: bytes; larger results become files
     named: dict[str, int] = {}  #: fleet-wide counted resources, such as {"ib_gateway": 1}
     weights: dict[str, float] = {}  #: share of a project against another; 1 unless named here

@@ -29,6 +29,7 @@ from corral import config, daemon, keys, wire
 from corral.config import Settings
 from corral.errors import CorralError, Usage
 from corral.messages import Document, Gpu, Kind
+from corral.settings import RESULT_LIMIT
 from corral.tasks import is_name
 from worker import announce, hardware
 from worker.agent import Agent, size_of
@@ -38,7 +39,6 @@ from worker.session import Link
 
 log = logging.getLogger("corral.worker")
 
-RESULT_LIMIT = 32 << 20  # bytes of one packed result
 MOST_ANNOUNCED = wire.MAX_DOCUMENT * 3 // 4  # bytes; the rest is for GPUs and tokens in flight
 SWEEP = 5.0  # seconds for what an earlier agent left to die
 EXTENSIONS = [

@@ -1,11 +1,15 @@
-"""Inputs that no message can carry fail their own task and hold nobody else up."""
+"""Inputs that no message can carry fail their own task and hold nobody else up; results fit."""
 
 from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from corral import Task
 from corral.errors import TaskFailed
+from corral.settings import LEAST_MESSAGE, RESULT_LIMIT
 from tests.integration.conftest import Fleet
 
 MIB = 1 << 20
@@ -35,3 +39,14 @@ def test_much_that_is_assigned_at_once_goes_in_several_messages(fleet: Fleet) ->
         for one in waiting:
             assert len(one.result(timeout=60)["data"]) == 15 * MIB
             assert len(client.show([one.id])[0].attempts) == 1
+
+
+def test_the_largest_result_arrives_at_a_broker_that_takes_the_smallest_messages(
+    tmp_path: Path,
+) -> None:
+    settings = f"broker: {{max_message: {LEAST_MESSAGE}}}\n"
+    with closing(Fleet(tmp_path, settings)) as fleet, fleet.client() as client:
+        fleet.start_worker("w1")
+        head = 5  # bytes that say what follows and how long it is
+        task = client.submit("odd_result", what=str(RESULT_LIMIT - head))
+        assert len(task.result(timeout=60)) == RESULT_LIMIT - head

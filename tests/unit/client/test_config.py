@@ -80,13 +80,13 @@ def test_paths_in_a_file_start_from_its_folder(folder: Path) -> None:
 
 def test_units_in_files(folder: Path) -> None:
     (folder / "corral.yaml").write_text(
-        "broker:\n  retention: 7d\n  max_message: 8MB\n  in_memory_bytes: 1GB\n"
+        "broker:\n  retention: 7d\n  max_message: 48MB\n  in_memory_bytes: 1GB\n"
         "  named: {ib_gateway: 1}\n"
         "worker:\n  memory_gb: 16GB\n  gpus: {GPU-1: 24GB, GPU-2: 8}\n"
     )
     settings = load(folder).settings
     assert settings.broker.retention == 7 * 86400
-    assert settings.broker.max_message == 8 << 20
+    assert settings.broker.max_message == 48 << 20
     assert settings.broker.in_memory_bytes == 1 << 30
     assert settings.broker.named == {"ib_gateway": 1}
     assert settings.worker.memory_gb == 16
@@ -110,6 +110,7 @@ def test_units_in_files(folder: Path) -> None:
         ("corral.yaml", "worker: {slots: 8GB}\n", "worker.slots", "no whole number"),
         ("corral.yaml", "worker: {cpus: 1h}\n", "worker.cpus", "no number"),
         ("corral.yaml", "broker: {max_message: 1h}\n", "broker.max_message", "no size"),
+        ("corral.yaml", "broker: {max_message: 8MB}\n", "broker.max_message", "at least 36MiB"),
         ("corral.yaml", "broker: {gone_after: 8}\n", "broker.gone_after", "longer than unavail"),
         ("corral.yaml", "broker: {heartbeat: -1}\n", "broker.heartbeat", "at least 0"),
         ("corral.yaml", "endpoints: [localhost]\n", "endpoints", "tcp://HOST:PORT"),
