@@ -6,11 +6,13 @@ machine's (`broker.core.machine`); streams are `broker.watch`'s.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
@@ -136,23 +138,21 @@ class Queries:
             view = self._view(self._resolve(call.before))
             before = (view.submitted, view.id)
         wanted = frozenset(call.states)
-        found: dict[str, TaskView] = {}
-        # Tasks taken back from the tables stand out of order in memory, so all are looked at.
-        matching = [
+        # Tasks taken back from the tables stand out of order in memory, so all are looked at; but
+        # the last are mostly the newest, and looked at first they spare the others a place.
+        matching = (
             task
-            for task in state.tasks.values()
+            for task in reversed(state.tasks.values())
             if (not wanted or task.state in wanted)
             and (not call.kind or task.spec.kind == call.kind)
             and (not call.project or task.spec.project == call.project)
+            and (not call.worker or views.worker_of(task) == call.worker)
             and (before is None or (task.submitted, task.id) < before)
-        ]
-        matching.sort(key=lambda task: (task.submitted, task.id), reverse=True)
-        for task in matching:
-            view = self._sized(views.task_view(state, task, full=False), task.blob)
-            if not call.worker or view.worker == call.worker:
-                found[view.id] = view
-                if len(found) >= limit:
-                    break
+        )
+        found = {
+            task.id: self._sized(views.task_view(state, task, full=False), task.blob)
+            for task in heapq.nlargest(limit, matching, key=attrgetter("submitted", "id"))
+        }
         if self.server.keeper.tables:
             rows = self.server.store.query(
                 states=[s.value for s in wanted],

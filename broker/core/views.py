@@ -47,7 +47,7 @@ def task_view(state: BrokerState, task: TaskRecord, full: bool = True) -> TaskVi
         needs=state.needs_of(task),
         run=task.run,
         attempts=_attempts(state, task) if full else [],
-        worker=_worker_of(task),
+        worker=worker_of(task),
         progress=1.0 if task.state is State.SUCCEEDED else attempt.fraction if attempt else None,
         metrics=attempt.metrics if attempt else {},
         submitted=task.submitted,
@@ -73,7 +73,8 @@ def _unpack(packed: msgspec.Raw) -> object:
         return None
 
 
-def _worker_of(task: TaskRecord) -> str:
+def worker_of(task: TaskRecord) -> str:
+    """The worker that runs it or ran it last."""
     if task.attempt is not None:
         return task.attempt.booking.worker.name
     return task.attempts[-1].worker if task.attempts else ""
