@@ -187,7 +187,7 @@ class Agent:
         how, begun = child.close()
         del self._children[child.number]
         self._happened(ChildEnded(child.number, how, begun))
-        child.catch.unlink(missing_ok=True)
+        child.clean_up()
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -338,7 +338,7 @@ class Agent:
         for child in self._children.values():
             child.kill()
             child.close()
-            child.catch.unlink(missing_ok=True)
+            child.clean_up()
         self._link.close(LAST_WORDS)
         if self._guard.stdin is not None:
             self._guard.stdin.close()

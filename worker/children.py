@@ -178,6 +178,11 @@ class Child:
         self._parts.close()
         return how, begun
 
+    def clean_up(self) -> None:
+        """Remove what became no attempt's log. A disk that refuses keeps it: the agent goes on."""
+        with suppress(OSError):
+            self.catch.unlink()
+
 
 def _pair(parts: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
     """A socket pair; the first end does not block and stays ours."""

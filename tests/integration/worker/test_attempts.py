@@ -277,6 +277,21 @@ def test_a_log_without_a_place_is_lost_and_no_other(worker: Worker, broker: Scri
     assert "t2 attempt 1: its log is lost: [Errno 17]" in worker.log
 
 
+def test_a_disk_that_lets_nothing_be_removed_ends_no_agent(
+    worker: Worker, broker: ScriptedBroker
+) -> None:
+    broker.assign("echo", item(1))
+    broker.ended(1)
+    catch = worker.folder / "logs" / "child-1.log"
+    catch.unlink()
+    catch.mkdir()  # which no unlink removes
+    (child,) = worker.children()
+    child.kill()
+    broker.assign("echo", item(2))
+    assert broker.ended(2)[0].outcome == "ok"
+    assert worker.process.poll() is None
+
+
 def test_a_handler_that_leaves_no_descriptor_keeps_its_result(
     worker: Worker, broker: ScriptedBroker
 ) -> None:
