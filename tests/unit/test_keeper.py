@@ -197,7 +197,7 @@ def test_no_kill_between_folds_and_deletions_loses_a_task(
 def records() -> int:
     """Tasks that anything in this process still holds."""
     gc.collect()
-    return sum(isinstance(one, TaskRecord) for one in gc.get_objects())
+    return sum(type(one) is TaskRecord for one in gc.get_objects())
 
 
 def test_a_parent_that_stays_does_not_keep_its_ended_children(
