@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import time
 from pathlib import Path
 
@@ -32,13 +33,19 @@ def test_who_had_an_address_before_is_forgotten_before_another_has_it(
     lab: LabProcess, operator: Operator
 ) -> None:
     known = operator.folder / "known_hosts"
-    known.write_text("10.7.0.101 ssh-ed25519 AAAA1\n10.7.0.10 ssh-ed25519 AAAA2\nelse ssh-rsa A\n")
-    known.chmod(0o600)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", known], check=True)
+    key = known.with_suffix(".pub").read_text()
+    known.write_text("".join(f"{host} {key}" for host in ("10.7.0.102", "10.7.0.10")))
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], capture_output=True, check=True)
+    _, kept = known.read_text().splitlines(keepends=True)
+    assert kept.startswith("|1|")  # as ssh of Debian writes them
+    with known.open("a") as file:
+        file.write(f"10.7.0.101 {key}else {key}")
     operator.containers("--check", known_hosts=str(known))
-    assert len(known.read_text().splitlines()) == 3
+    assert len(known.read_text().splitlines()) == 4
     lab.own("POST", "/lab/faults", json={"kind": "fail", "task": "vzclone", "count": 9})
     assert operator.containers(known_hosts=str(known), roles=[WORKER]).failed
-    assert known.read_text() == "10.7.0.10 ssh-ed25519 AAAA2\nelse ssh-rsa A\n"
+    assert known.read_text() == f"{kept}else {key}"
     assert known.stat().st_mode & 0o777 == 0o600
 
 

@@ -323,7 +323,9 @@ calls:
       sample: {"GET /cluster/resources": 1, "POST /nodes/N/lxc/V/clone": 2}
 """
 
+import hmac
 import json
+from base64 import b64decode
 from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -452,13 +454,22 @@ def _forget(known_hosts: str | None, addresses: Collection[str]) -> None:
         return
     file = Path(known_hosts)
     lines = file.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.partition(" ")[0] not in addresses]
+    kept = [line for line in lines if not any(_is_of(line, one) for one in addresses)]
     if kept == lines:
         return
     fresh = file.with_name(f"{file.name}.new")
     fresh.write_text("".join(kept))
     fresh.chmod(file.stat().st_mode)
     fresh.replace(file)
+
+
+def _is_of(line: str, address: str) -> bool:
+    """Whether a line of known_hosts is about an address, which ssh may have hashed (sshd(8))."""
+    name = line.partition(" ")[0]
+    if not name.startswith("|1|"):
+        return name == address
+    salt, _, digest = name.removeprefix("|1|").partition("|")
+    return hmac.digest(b64decode(salt), address.encode(), "sha1") == b64decode(digest)
 
 
 def _diff(made: Plan, seen: Cluster) -> dict[str, str]:
