@@ -236,21 +236,20 @@ class Keeper:
         """Delete some ended tasks, and results that nobody names, that are too old. True: more."""
         oldest = now - self.settings.retention
         gone: list[TaskRecord] = []
-        away: list[str] = []
-        for id in self.store.expired(oldest, RETENTION_ROWS):
+        away: dict[str, str] = {}
+        for id, ended_as in self.store.expired(oldest, RETENTION_ROWS).items():
             task = state.tasks.get(id)
             if task is None:
-                away.append(id)
+                away[id] = ended_as
             elif id in state.dirty:
                 continue  # the journal still speaks of it: it goes after the next fold
             elif task.ended is not None and task.ended < oldest and state.forgettable(task):
                 gone.append(task)
         state.forget(*gone)
-        states = Counter(row.state for row in self.store.find(away).values())
         deletes = [*away, *(task.id for task in gone)]
         if deletes:
             self.store.fold(self.store.epoch, deletes=deletes)
-            self.away -= states
+            self.away -= Counter(away.values())
         held = {blob for t in state.tasks.values() for blob in (t.blob, t.checkpoint) if blob}
         swept = self.store.sweep(held, older_than=ORPHAN_AGE, limit=RETENTION_FILES)
         return len(deletes) == RETENTION_ROWS or swept == RETENTION_FILES

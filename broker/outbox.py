@@ -28,13 +28,15 @@ from broker.core.effects import (
 from broker.core.state import BrokerState, TaskRecord
 from broker.store import Store
 from corral import wire
-from corral.errors import NotFound
+from corral.errors import NotFound, StoreCorrupt
 from corral.messages import Answer, Assign, Item, Lane, Outcome, Outcomes, ResultAck
+from corral.tasks import Failure
 from corral.wire import Frames
 
 MAX_BYTES = 8 << 20  # of values in one message to a native peer
 MAX_ITEM = 60 << 20  # bytes of one attempt: workers take messages of 64 MiB
 MAX_WAITING = 1000  # messages a slow peer may leave waiting
+UNREADABLE = (NotFound, StoreCorrupt, OSError)  # a file that is gone, altered, or on a bad disk
 log = logging.getLogger("corral.broker")
 
 
@@ -46,12 +48,12 @@ class Outbox:
         socket: zmq.Socket[bytes],
         store: Store,
         lost: Callable[[bytes], None],
-        unsendable: Callable[[bytes, int], None],
+        unsendable: Callable[[bytes, Failure], None],
     ) -> None:
         self.socket = socket
         self.store = store
         self.lost = lost  #: told of a peer that cannot be reached
-        self.unsendable = unsendable  #: told of a token whose inputs no message can carry
+        self.unsendable = unsendable  #: told of a token whose inputs cannot be sent, and why
         self.waiting: dict[bytes, deque[Frames]] = {}
         self._acks: dict[bytes, list[int]] = {}
         self._answers: dict[tuple[bytes, str, bool], list[Answer]] = {}
@@ -123,10 +125,10 @@ class Outbox:
             if task.attempt is None or task.attempt.token != one.token:
                 continue  # cancelled later in the same turn
             item = self._item(task, one.token, state)
-            weight = _weight(item)
-            if weight > MAX_ITEM:
-                self.unsendable(one.token, weight)
+            if isinstance(item, Failure):
+                self.unsendable(one.token, item)
                 continue
+            weight = _weight(item)
             if lanes and size + weight > MAX_BYTES:
                 self.send(peer, wire.extension(Assign(list(lanes.values()))))
                 lanes, size = {}, 0
@@ -144,29 +146,36 @@ class Outbox:
         if lanes:
             self.send(peer, wire.extension(Assign(list(lanes.values()))))
 
-    def _item(self, task: TaskRecord, token: bytes, state: BrokerState) -> Item:
+    def _item(self, task: TaskRecord, token: bytes, state: BrokerState) -> Item | Failure:
+        """An attempt with all that it needs, or why that cannot be sent."""
         attempt = task.attempt
         assert attempt is not None
-        parents = {}
-        if task.spec.after:
-            parents = {name: self.value_of(state.tasks[id]) for name, id in task.spec.after.items()}
         checkpoint = None
-        if task.checkpoint:
+        if task.checkpoint:  # without it the attempt begins anew
             checkpoint = self._blob(task.checkpoint, task.id)
-        return Item(token, task.id, attempt.number, task.spec.params, parents, checkpoint)
+        parents = {}
+        for name, id in task.spec.after.items():
+            try:
+                parents[name] = self._value_of(state.tasks[id])
+            except UNREADABLE as error:
+                why = f"the result of its parent {name} ({id}) cannot be read: {error}"
+                log.error("task %s: %s", task.id, why)
+                return Failure("input_lost", why)
+        item = Item(token, task.id, attempt.number, task.spec.params, parents, checkpoint)
+        weight = _weight(item)
+        if weight > MAX_ITEM:
+            why = f"its params, checkpoint and parents' results are {weight} bytes together"
+            return Failure("inputs_too_large", why)
+        return item
 
-    def value_of(self, task: TaskRecord) -> msgspec.Raw:
-        """The packed result of a task, from memory or from its file."""
-        if not task.blob:
-            return task.value
-        data = self._blob(task.blob, task.id)
-        return task.value if data is None else msgspec.Raw(data)
+    def _value_of(self, task: TaskRecord) -> msgspec.Raw:
+        return msgspec.Raw(self.store.blob_get(task.blob)) if task.blob else task.value
 
     def _blob(self, digest: str, id: str) -> bytes | None:
         try:
             return self.store.blob_get(digest)
-        except NotFound:
-            log.error("the file %s that task %s refers to is gone", digest, id)
+        except UNREADABLE as error:
+            log.error("the file %s that task %s refers to cannot be read: %s", digest, id, error)
             return None
 
     def _assign_plain(self, effect: AssignTask, state: BrokerState) -> None:

@@ -53,11 +53,12 @@ from corral.messages import (
     Submit,
 )
 from corral.settings import BrokerSettings
+from corral.tasks import Failure
 from corral.wire import Called, Extended, Inbound, Malformed, Replied, Requested
 
 MAX_TURN = 2000  # messages of one turn
 MAX_TURN_SECONDS = 0.02
-FULL_PAUSE = 5.0  # seconds before a fold is tried again that found the disk full
+FULL_PAUSE = 5.0  # seconds before what the disk refused is tried again
 NOBLOCK = int(zmq.NOBLOCK)
 CLOCK_TOLERANCE = 1.0  # seconds
 NOTHING: dict[bytes, str] = {}
@@ -401,7 +402,7 @@ class Server:
         try:
             if self.keeper.tend(self.state, now):
                 self.events.append(Turn())  # more is due: come back without waiting
-        except StoreFull as error:
+        except (StoreFull, OSError) as error:
             log.warning("%s", error)
             self._tend_again = now + FULL_PAUSE
 
@@ -422,8 +423,8 @@ class Server:
         if self.gate is not None:
             self.gate.forget(peer)
 
-    def _unsendable(self, token: bytes, size: int) -> None:
-        self.events.append(Unsendable(token, size))
+    def _unsendable(self, token: bytes, failure: Failure) -> None:
+        self.events.append(Unsendable(token, failure))
 
     def drop(self, peer: bytes) -> None:
         """Have nothing more to do with a peer whose key was revoked."""

@@ -7,6 +7,7 @@ from now. So a slow watcher costs nothing but its own freshness.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -26,13 +27,15 @@ from broker.core.views import task_view
 from broker.outbox import Outbox
 from broker.store import Row, Store
 from corral import wire
-from corral.messages import Update, Updates, Watch
+from corral.errors import StoreCorrupt
+from corral.messages import Refused, Update, Updates, Watch
 from corral.tasks import TERMINAL, TRANSITIONS, State
 
 MAX_SNAPSHOT = 5000  # tasks in a snapshot: the unfinished, then the newest
 MAX_REPLAY = 10_000  # updates for one that resumes; beyond, it gets a snapshot
 MAX_READ = 4 << 20  # bytes of the journal that are looked at for these, before they are understood
 MAX_WATCHERS = 1000
+log = logging.getLogger("corral.broker")
 
 
 class Watcher:
@@ -142,9 +145,15 @@ class Watches:
         for watcher in list(self.watchers.values()):
             if watcher.behind and watcher.peer not in self.outbox.waiting:
                 watcher.behind = False
-                self._snapshot(watcher, state, seq)
+                try:
+                    self._snapshot(watcher, state, seq)
+                except StoreCorrupt as error:
+                    log.error("%s", error)
+                    fields = {name: str(value) for name, value in error.fields.items()}
+                    self._send(watcher, Refused(watcher.request, error.code, fields))
+                    self.end(watcher.request)
 
-    def _send(self, watcher: Watcher, answer: Updates) -> bool:
+    def _send(self, watcher: Watcher, answer: Updates | Refused) -> bool:
         if watcher.peer in self.outbox.waiting:
             return False
         return self.outbox.send(watcher.peer, wire.answers("corral.watch", [answer], False))

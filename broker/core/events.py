@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from corral.tasks import Failure
 from corral.wire import Inbound
 
 
@@ -27,10 +28,10 @@ class PeerLost(Struct, frozen=True, gc=False):
 
 
 class Unsendable(Struct, frozen=True, gc=False):
-    """What an attempt needs, the results of its parents above all, fits into no message."""
+    """What an attempt needs, the results of its parents above all, is lost or fits no message."""
 
     token: bytes
-    size: int  #: bytes
+    failure: Failure
 
 
 class Turn(Struct, frozen=True, gc=False):

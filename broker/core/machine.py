@@ -78,8 +78,11 @@ MAX_WAITERS = 16  # clients that wait for one task
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
 # What would fail again wherever it is tried.
 _IN_VAIN = frozenset(
-    {"bad_params", "bad_result", "inputs_too_large", "missing_extra", "result_too_large"}
-)
+    {
+        "bad_params", "bad_result", "input_lost", "inputs_too_large", "missing_extra",
+        "result_too_large",
+    }
+)  # fmt: skip
 _NO_FAULT = frozenset({"handed_back", "cancelled", "recalled"})
 
 
@@ -686,8 +689,7 @@ class Broker:
     def _unsendable(self, event: Unsendable, now: float) -> None:
         attempt = self.state.attempts.get(event.token)
         if attempt is not None and not attempt.revoked:
-            why = f"its params, checkpoint and parents' results are {event.size} bytes together"
-            self.move_failed(attempt, "error", Failure("inputs_too_large", why), now)
+            self.move_failed(attempt, "error", event.failure, now)
 
     def lose(self, attempt: Attempt, now: float, why: str) -> None:
         """A worker that ran this is silent: revoke the token; what it held stays booked."""

@@ -154,8 +154,11 @@ class Store(Protocol):
         `before` is (submitted, id) of the row that ended the page before.
         """
 
-    def expired(self, before: float, limit: int = 1000) -> list[str]:
-        """Ids of rows that ended before that time and are not live, the oldest first."""
+    def expired(self, before: float, limit: int = 1000) -> dict[str, str]:
+        """Rows that ended before that time and are not live, the oldest first: id -> state.
+
+        Their records are not looked at, so a damaged one expires like all others.
+        """
 
     def blob_put(self, data: bytes) -> str:
         """Keep `data`; it is on stable storage when this returns. Returns its digest.

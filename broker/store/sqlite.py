@@ -275,14 +275,14 @@ class SqliteStore:
             self._rows(f"tasks {where} ORDER BY submitted DESC, id DESC LIMIT ?", *values, limit)
         )
 
-    def expired(self, before: float, limit: int = 1000) -> list[str]:
+    def expired(self, before: float, limit: int = 1000) -> dict[str, str]:
         """See `Store.expired`."""
         with self.guarded():
             found = self.db.execute(
-                "SELECT id FROM tasks WHERE NOT live AND ended < ? ORDER BY ended LIMIT ?",
+                "SELECT id, state FROM tasks WHERE NOT live AND ended < ? ORDER BY ended LIMIT ?",
                 (before, limit),
             )
-            return [id for (id,) in found]
+            return {str(id): str(state) for id, state in found}
 
     # --- blobs --------------------------------------------------------------------------
 

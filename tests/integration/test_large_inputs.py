@@ -1,7 +1,8 @@
-"""Inputs that no message can carry fail their own task and hold nobody else up; results fit."""
+"""Inputs that no message can carry, or that are lost, fail their task alone; results fit."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -50,3 +51,31 @@ def test_the_largest_result_arrives_at_a_broker_that_takes_the_smallest_messages
         head = 5  # bytes that say what follows and how long it is
         task = client.submit("odd_result", what=str(RESULT_LIMIT - head))
         assert len(task.result(timeout=60)) == RESULT_LIMIT - head
+
+
+def alter(blob: Path) -> None:
+    blob.write_bytes(b"X" + blob.read_bytes()[1:])
+
+
+def make_unreadable(blob: Path) -> None:
+    blob.unlink()
+    blob.mkdir()  # to read it is an OSError, also for root
+
+
+@pytest.mark.parametrize("lose", [alter, Path.unlink, make_unreadable])
+def test_a_child_whose_parents_result_is_lost_fails_and_says_so(
+    lose: Callable[[Path], None], fleet: Fleet
+) -> None:
+    fleet.start_worker("w1")
+    with fleet.client() as client:
+        parent = client.submit_task(Task("echo", {"data": "x" * 100_000}))
+        parent.result(timeout=60)
+        [blob] = (fleet.broker.data / "blobs").iterdir()
+        lose(blob)
+        child = client.submit_task(Task("echo", {}, after={"large": parent.id}))
+        with pytest.raises(TaskFailed, match=rf"its parent large \({parent.id}\) cannot be read"):
+            child.result(timeout=30)
+        assert client.submit("echo", i=1).result(timeout=30) == {"i": 1}
+        [view] = client.show([child.id])
+        assert (len(view.attempts), view.failure and view.failure.type) == (1, "input_lost")
+        assert client.status().epoch == 1  # the broker has not died of it

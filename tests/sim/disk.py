@@ -249,10 +249,10 @@ class SimStore:
         found.sort(key=lambda row: (row.submitted, row.id), reverse=True)
         return found[:limit]
 
-    def expired(self, before: float, limit: int = 1000) -> list[str]:
+    def expired(self, before: float, limit: int = 1000) -> dict[str, str]:
         """See `Store.expired`."""
-        ended = [(r.ended, r.id) for r in self.disk.rows.values() if r.ended is not None]
-        return [id for at, id in sorted(ended)[:limit] if at < before]
+        ended = [(r.ended, r.id, r.state) for r in self.disk.rows.values() if r.ended is not None]
+        return {id: state for at, id, state in sorted(ended)[:limit] if at < before}
 
     def blob_put(self, data: bytes) -> str:
         """See `Store.blob_put`."""

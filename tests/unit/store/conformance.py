@@ -324,13 +324,14 @@ class Conformance:
         store.fold(
             store.epoch,
             [
-                *(done("old", 10.0), done("older", 5.0), done("new", 30.0)),
+                *(done("older", 5.0), done("new", 30.0)),
+                row("old", state="failed", live=False, ended=10.0),
                 *(row("live", submitted=1.0), row("ended but live", ended=2.0)),
             ],
         )
-        assert store.expired(20.0) == ["older", "old"]
-        assert store.expired(20.0, limit=1) == ["older"]
-        assert store.expired(5.0) == []
+        assert list(store.expired(20.0).items()) == [("older", "succeeded"), ("old", "failed")]
+        assert store.expired(20.0, limit=1) == {"older": "succeeded"}
+        assert store.expired(5.0) == {}
 
     # --- blobs
 

@@ -1,0 +1,59 @@
+"""What is sent when the disk does not give back what was put on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.server import Server
+from broker.store.sqlite import SqliteStore
+from corral import wire
+from corral.messages import Accepted, Assign, Checkpoint, Document, Item, Kind, Submit
+from corral.settings import BrokerSettings
+from corral.tasks import Spec
+from tests.integration.test_large_inputs import alter, make_unreadable
+from tests.unit.test_take_back import Peer
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    store = SqliteStore(tmp_path / "data")
+    store.lead("test")
+    server = Server(BrokerSettings(), "tcp://127.0.0.1:*", store, tmp_path)
+    yield server
+    server.close()
+    server.context.destroy(0)
+
+
+def works(server: Server, incarnation: str) -> tuple[Peer, Item]:
+    """A worker that registers, and the attempt that it is given."""
+    worker = Peer(server)
+    document = Document(name="w", incarnation=incarnation, kinds=[Kind("echo")])
+    worker.socket.send_multipart(wire.ready("echo", document))
+    while True:
+        heard = wire.heard_by_worker(worker.hears())
+        if isinstance(heard, wire.Extended) and isinstance(heard.message, Assign):
+            [lane] = heard.message.lanes
+            return worker, lane.items[0]
+
+
+@pytest.mark.parametrize("lose", [alter, Path.unlink, make_unreadable])
+def test_an_attempt_whose_checkpoint_is_lost_begins_anew(
+    lose: Callable[[Path], None], server: Server, tmp_path: Path
+) -> None:
+    client = Peer(server)
+    client.calls(Submit(b"one", [Spec("echo", msgspec.Raw(b"\x80"))]))
+    assert isinstance(client.answers()[0], Accepted)
+    one, first = works(server, "1")
+    one.socket.send_multipart(wire.extension(Checkpoint(first.token, b"reached 7")))
+    two, second = works(server, "2")
+    assert (second.attempt, second.checkpoint) == (2, b"reached 7")
+    [blob] = (tmp_path / "data" / "blobs").iterdir()
+    lose(blob)
+    three, third = works(server, "3")
+    assert (third.attempt, third.checkpoint) == (3, None)
+    for peer in (client, one, two, three):
+        peer.socket.close()
