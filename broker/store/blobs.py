@@ -52,9 +52,10 @@ class Blobs:
         """Durable when it returns."""
         digest = digest_of(data)
         path = self._folder / digest
-        if path.exists():
+        if _holds(path, data):
             os.utime(path)  # young again: `sweep` waits until somebody can have named it
         else:
+            altered = files.size(path)
             draft = path.with_suffix(".new")
             try:
                 files.write(draft, data)
@@ -64,7 +65,7 @@ class Blobs:
                     files.remove(draft)
                 raise
             if self._total is not None:
-                self._total += len(data)
+                self._total += len(data) - altered
         files.sync_folder(self._folder)
         return digest
 
@@ -108,3 +109,11 @@ class Blobs:
         if not _DIGEST.fullmatch(digest) or not path.exists():
             raise NotFound(noun="blob", name=digest)
         return path
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether the file is there and whole: one that was altered is written anew."""
+    try:
+        return files.read(path, 0, -1) == data
+    except OSError:
+        return False

@@ -362,6 +362,9 @@ class Conformance:
         binding.alter_blob(digest)
         with pytest.raises(StoreCorrupt, match=digest):
             store.blob_get(digest)
+        assert store.blob_put(b"precious") == digest
+        assert store.blob_get(digest) == b"precious"
+        assert store.usage().blob_bytes == len(b"precious")
 
     def test_only_blobs_that_nobody_names_are_swept(self, store: Store) -> None:
         named, kept, orphan = (store.blob_put(data) for data in (b"named", b"kept", b"orphan"))
