@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import zmq
@@ -29,7 +29,7 @@ from broker.core.state import BrokerState, TaskRecord
 from broker.store import Store
 from corral import wire
 from corral.errors import NotFound, StoreCorrupt
-from corral.messages import Answer, Assign, Item, Lane, Outcome, Outcomes, ResultAck
+from corral.messages import Answer, Assign, Chunk, Item, Lane, Outcome, Outcomes, ResultAck
 from corral.tasks import Failure
 from corral.wire import Frames
 
@@ -98,22 +98,25 @@ class Outbox:
             self._assign(peer, ones, state)
         answers, self._answers = self._answers, {}
         for (peer, service, final), items in answers.items():
-            self.send(peer, wire.answers(service, items, final))
+            self._send_answers(peer, service, items, final)
         outcomes, self._outcomes = self._outcomes, {}
         for peer, ended in outcomes.items():
-            self._send_outcomes(peer, ended)
+            self._send_answers(peer, "corral.submit", [Outcomes(b"", ended)], False)
 
-    def _send_outcomes(self, peer: bytes, ended: list[Outcome]) -> None:
-        batch: list[Outcome] = []
+    def _send_answers(self, peer: bytes, service: str, answers: list[Answer], final: bool) -> None:
+        batch: list[Answer] = []
         size = 0
-        for outcome in ended:
-            batch.append(outcome)
-            size += memoryview(outcome.value).nbytes
-            if size > MAX_BYTES:
-                self.send(peer, wire.answers("corral.submit", [Outcomes(b"", batch)], False))
-                batch, size = [], 0
-        if batch:
-            self.send(peer, wire.answers("corral.submit", [Outcomes(b"", batch)], False))
+        for answer in answers:
+            for part, weight, last in _parts(answer):
+                if not last:  # it travels alone and goes ahead
+                    self.send(peer, wire.answers(service, [part], False))
+                    continue
+                if batch and size + weight > MAX_BYTES:
+                    self.send(peer, wire.answers(service, batch, final))
+                    batch, size = [], 0
+                batch.append(part)
+                size += weight
+        self.send(peer, wire.answers(service, batch, final))
 
     # --- attempts ------------------------------------------------------------------------------
 
@@ -153,20 +156,25 @@ class Outbox:
         checkpoint = None
         if task.checkpoint:  # without it the attempt begins anew
             checkpoint = self._blob(task.checkpoint, task.id)
+        weight = memoryview(task.spec.params).nbytes + len(checkpoint or b"")
         parents = {}
         for name, id in task.spec.after.items():
+            parent = state.tasks[id]
             try:
-                parents[name] = self._value_of(state.tasks[id])
+                weight += self._size_of(parent)
+                if weight <= MAX_ITEM:  # else only the sum matters: it may be many gigabytes
+                    parents[name] = self._value_of(parent)
             except UNREADABLE as error:
                 why = f"the result of its parent {name} ({id}) cannot be read: {error}"
                 log.error("task %s: %s", task.id, why)
                 return Failure("input_lost", why)
-        item = Item(token, task.id, attempt.number, task.spec.params, parents, checkpoint)
-        weight = _weight(item)
         if weight > MAX_ITEM:
             why = f"its params, checkpoint and parents' results are {weight} bytes together"
             return Failure("inputs_too_large", why)
-        return item
+        return Item(token, task.id, attempt.number, task.spec.params, parents, checkpoint)
+
+    def _size_of(self, task: TaskRecord) -> int:
+        return self.store.blob_size(task.blob) if task.blob else memoryview(task.value).nbytes
 
     def _value_of(self, task: TaskRecord) -> msgspec.Raw:
         return msgspec.Raw(self.store.blob_get(task.blob)) if task.blob else task.value
@@ -228,6 +236,25 @@ class Outbox:
             except zmq.ZMQError:
                 self.lost(peer)
             del self.waiting[peer]
+
+
+def _parts(answer: Answer) -> Iterator[tuple[Answer, int, bool]]:
+    """An answer in parts of about MAX_BYTES: (part, bytes of values, whether it is the last)."""
+    if type(answer) is not Outcomes:
+        yield answer, len(answer.data) if type(answer) is Chunk else 0, True
+        return
+    part: list[Outcome] = []
+    size = 0
+    for outcome in answer.items:
+        weight = memoryview(outcome.value).nbytes
+        if outcome.failure is not None:
+            weight += len(outcome.failure.message) + len(outcome.failure.traceback)
+        if part and size + weight > MAX_BYTES:
+            yield Outcomes(answer.request, part), size, False
+            part, size = [], 0
+        part.append(outcome)
+        size += weight
+    yield Outcomes(answer.request, part, answer.last), size, True
 
 
 def _weight(item: Item) -> int:

@@ -33,6 +33,19 @@ def test_parents_whose_results_are_too_large_together_fail_their_child_alone(
         assert len(client.show([child.id])[0].attempts) == 1
 
 
+def test_inputs_that_are_too_large_are_not_read(fleet: Fleet) -> None:
+    fleet.start_worker("w1")
+    with fleet.client() as client:
+        parent = client.submit_task(Task("echo", {"data": "x" * (15 * MIB)}))
+        parent.result(timeout=60)
+        before = fleet.broker.peak_memory()
+        after = {f"p{number}": parent.id for number in range(30)}  # 450 MiB together
+        child = client.submit_task(Task("echo", {}, after=after))
+        with pytest.raises(TaskFailed, match="bytes together"):
+            child.result(timeout=30)
+        assert fleet.broker.peak_memory() - before < 150 * MIB
+
+
 def test_much_that_is_assigned_at_once_goes_in_several_messages(fleet: Fleet) -> None:
     with fleet.client() as client:
         waiting = [client.submit_task(Task("echo", {"data": "x" * (15 * MIB)})) for _ in range(6)]

@@ -86,6 +86,12 @@ class BrokerDaemon:
         assert self._process is not None
         return int(psutil.Process(self._process.pid).memory_info().rss)
 
+    def peak_memory(self) -> int:
+        """The most bytes that were ever resident."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) << 10
+
 
 def environment() -> dict[str, str]:
     """This process' environment without the user's own settings of Corral."""
