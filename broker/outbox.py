@@ -21,15 +21,17 @@ from broker.core.effects import (
     Beat,
     Disconnect,
     Effect,
+    Persist,
     ReplyPlain,
     ReplyToClient,
     SendToWorker,
+    Telemetry,
 )
 from broker.core.state import BrokerState, TaskRecord
 from broker.store import Store
 from corral import wire
 from corral.errors import NotFound, StoreCorrupt
-from corral.messages import Answer, Assign, Chunk, Item, Lane, Outcome, Outcomes, ResultAck
+from corral.messages import Answer, Assign, Chunk, Item, Lane, Outcome, Outcomes, Refused, ResultAck
 from corral.tasks import Failure
 from corral.wire import Frames
 
@@ -55,6 +57,7 @@ class Outbox:
         self.lost = lost  #: told of a peer that cannot be reached
         self.unsendable = unsendable  #: told of a token whose inputs cannot be sent, and why
         self.waiting: dict[bytes, deque[Frames]] = {}
+        self.barred: set[bytes] = set()  #: peers whose key was revoked: they hear refusals alone
         self._acks: dict[bytes, list[int]] = {}
         self._answers: dict[tuple[bytes, str, bool], list[Answer]] = {}
         self._outcomes: dict[bytes, list[Outcome]] = {}
@@ -63,6 +66,8 @@ class Outbox:
     def add(self, effects: Sequence[Effect], state: BrokerState) -> None:
         """Take over what has to be sent, in order, except what can travel together."""
         for effect in effects:
+            if self.barred and self._is_barred(effect):
+                continue
             if isinstance(effect, AssignTask):
                 if effect.native:
                     self._attempts.setdefault(effect.peer, []).append(effect)
@@ -87,6 +92,16 @@ class Outbox:
                 self._reply_plain(effect)
             elif isinstance(effect, Disconnect):
                 self.send(effect.peer, wire.disconnect(effect.dialect))
+
+    def bar(self, peer: bytes) -> None:
+        """Send nothing more to a peer but refusals, until its key gives access again."""
+        self.barred.add(peer)
+        self.waiting.pop(peer, None)
+
+    def _is_barred(self, effect: Effect) -> bool:
+        if isinstance(effect, Persist | Telemetry) or effect.peer not in self.barred:
+            return False
+        return not (isinstance(effect, ReplyToClient) and type(effect.answer) is Refused)
 
     def flush(self, state: BrokerState) -> None:
         """Send what was gathered."""

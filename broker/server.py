@@ -220,6 +220,8 @@ class Server:
                     self._deny(peer, message, denied)
                     continue
                 who = key.name
+                if self.outbox.barred:
+                    self.outbox.barred.discard(peer)
             self._one(peer, message, who, now, effects)
             if moment > until:
                 return
@@ -419,6 +421,7 @@ class Server:
 
     def _peer_lost(self, peer: bytes) -> None:
         self.events.append(PeerLost(peer))
+        self.outbox.barred.discard(peer)
         self.watches.drop(peer)
         if self.gate is not None:
             self.gate.forget(peer)
@@ -428,6 +431,7 @@ class Server:
 
     def drop(self, peer: bytes) -> None:
         """Have nothing more to do with a peer whose key was revoked."""
+        self.outbox.bar(peer)
         worker = self.broker.fleet.peers.get(peer)
         if worker is not None:
             self.outbox.send(peer, wire.disconnect(wire.Dialect(worker.dialect)))

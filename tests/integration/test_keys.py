@@ -295,6 +295,27 @@ def test_a_revoked_client_is_shut_out_at_once(house: House) -> None:
         assert operator.tasks() == []
 
 
+def test_a_revoked_client_hears_no_result_and_one_that_is_let_in_again_does(house: House) -> None:
+    ann, w1 = house.enrol("ann", "client"), house.enrol("w1", "worker")
+    house.worker("w1", w1)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    plain = _plain(house, context, ann)
+    with house.client(ann) as client, house.client(house.operator) as operator:
+        until(operator.workers)
+        secret = client.submit("echo", secret=1, after={"wait": client.submit("sleep", seconds=4)})
+        plain.send_multipart([b"MDPC02", b"\x01", b"echo", b'{"secret": 2}'])
+        until(lambda: len(operator.tasks()) == 3)
+        operator.revoke_key("ann")
+        with pytest.raises((KeyRefused, NotAllowed)):
+            secret.result(timeout=30)
+        until(lambda: {view.state for view in operator.tasks()} == {"succeeded"})
+        assert not plain.poll(500)
+        operator.add_key(keys.read(ann).public, "client", "ann")
+        assert client.submit("echo", x=1).result(timeout=20) == {"x": 1}
+    plain.close()
+    context.term()
+
+
 def test_a_revoked_workers_tasks_move_on(house: House) -> None:
     w1, w2 = house.enrol("w1", "worker"), house.enrol("w2", "worker")
     house.worker("w1", w1)
