@@ -97,7 +97,8 @@ class Server:
         self.running = True
         self._tend_again = 0.0
         self._replies: list[Effect] = []  #: answers that go out after the turn's commit
-        self._held: list[tuple[bytes, Inbound, str]] = []  #: results the disk did not take yet
+        #: results and checkpoints that the disk did not take yet, the newest of each attempt
+        self._held: dict[tuple[type, bytes], tuple[bytes, Inbound, str]] = {}
         self._renewed = 0.0
         self._named = {""}  #: foreign dialects that the log has named
         self._load()
@@ -249,14 +250,14 @@ class Server:
                 try:
                     inner, blobs = self._put_away(message.message)
                 except StoreFull:
-                    self._held.append((peer, message, who))
+                    self._hold(message.message, (peer, message, who))
                     return
                 message = Extended(inner)
         elif isinstance(message, Replied) and message.final:
             try:
                 blobs = self._put_away_plain(message)
             except StoreFull:
-                self._held.append((peer, message, who))
+                self._hold(message, (peer, message, who))
                 return
         elif isinstance(message, Malformed) and message.foreign not in self._named:
             self._named.add(message.foreign)
@@ -309,23 +310,49 @@ class Server:
             StoreFull: the disk did not take it.
         """
         if isinstance(message, Checkpoint):
+            if message.token not in self.state.attempts:  # nobody's: not worth a file
+                return message, NOTHING
             return message, {message.token: self.store.blob_put(message.data)}
-        limit = self.settings.inline_result
-        if all(memoryview(ended.value).nbytes <= limit for ended in message.items):
+        if not any(map(self._is_large, message.items)):
             return message, NOTHING
         blobs: dict[bytes, str] = {}
         items: list[Ended] = []
         for ended in message.items:
-            if memoryview(ended.value).nbytes > limit:
-                blobs[ended.token] = self.store.blob_put(bytes(ended.value))
+            if self._is_large(ended):
+                if ended.token in self.state.attempts:
+                    blobs[ended.token] = self.store.blob_put(bytes(ended.value))
                 ended = structs.replace(ended, value=NIL)
             items.append(ended)
         return Finished(message.seq, items), blobs
 
     def _put_away_plain(self, message: Replied) -> dict[bytes, str]:
-        if sum(map(len, message.body)) <= self.settings.inline_result:
+        large = sum(map(len, message.body)) > self.settings.inline_result
+        if not large or message.token not in self.state.attempts:
             return NOTHING
         return {message.token: self.store.blob_put(msgspec.msgpack.encode(message.body))}
+
+    def _is_large(self, ended: Ended) -> bool:
+        return memoryview(ended.value).nbytes > self.settings.inline_result
+
+    def _hold(
+        self, message: Finished | Checkpoint | Replied, heard: tuple[bytes, Inbound, str]
+    ) -> None:
+        """Keep what the disk refused, once for each attempt: workers save often, and say again."""
+        if isinstance(message, Finished):
+            large = filter(self._is_large, message.items)
+            token = next(ended.token for ended in large if ended.token in self.state.attempts)
+        else:
+            token = message.token
+        self._held[type(message), token] = heard
+
+    def _try_held(self, now: float) -> None:
+        """Write what is held, until the disk refuses again; what it refused is then the last."""
+        effects: list[Effect] = []
+        for key in list(self._held):
+            self._one(*self._held.pop(key), now, effects)
+            if key in self._held:
+                break
+        self._perform(effects, now)
 
     # --- effects ---------------------------------------------------------------------------
 
@@ -394,11 +421,7 @@ class Server:
             self._renewed = now
             self._renew()
             self.queries.expire(now)
-            held, self._held = self._held, []
-            effects: list[Effect] = []
-            for peer, message, who in held:
-                self._one(peer, message, who, now, effects)
-            self._perform(effects, now)
+            self._try_held(now)
         if now < self._tend_again:
             return
         try:

@@ -62,6 +62,7 @@ class SqliteStore:
         self.trimmed = 0  #: newest journal row that is gone
         self._journal_bytes = 0
         self._log_pages = 0
+        self._blob_refused = False  #: since the disk last had room
         self._sweeping = True  #: False while a backup goes on, which counts on every blob
         self._checkpoint_at = _CHECKPOINT_PAGES
 
@@ -293,6 +294,7 @@ class SqliteStore:
         except OSError as error:
             if error.errno not in files.NO_ROOM:
                 raise
+            self._blob_refused = True
             self._give_way(str(error.strerror))
             raise StoreFull(why=self.full) from error
 
@@ -450,17 +452,20 @@ class SqliteStore:
     def _look_for_room(self) -> None:
         """Decide whether the store is full, and take the reserve back when the disk has room.
 
-        What lacks to the reserve is no room. Free pages of the database are. Once full, the store
-        wants twice the room to be no longer so.
+        What lacks to the reserve is no room. Free pages of the database are, but not for blobs:
+        once one was refused, the disk itself must have room. Once full, the store wants twice the
+        room to be no longer so.
         """
-        disk = files.free(self.path)
-        pages = self.db.pragma("freelist_count") * self.db.pragma("page_size")
+        room = disk = files.free(self.path)
+        if not self._blob_refused:
+            room += self.db.pragma("freelist_count") * self.db.pragma("page_size")
         missing = self._reserve.missing
         wanted = (2 if self.full else 1) * self._low + missing
-        if disk + pages >= wanted:
+        if room >= wanted:
             self.full = ""
+            self._blob_refused = False
         else:
-            had, want = (disk + pages) >> 20, wanted >> 20
+            had, want = room >> 20, wanted >> 20
             self.full = f"{had} MiB free at {self.path}, and {want} MiB are kept for results"
         if missing and disk > self._low + missing:
             self._reserve.hold()

@@ -114,6 +114,26 @@ def be_filled_by_others(disk: Path) -> None:
     store.close()
 
 
+def have_room_in_the_database_alone(disk: Path) -> None:
+    store = opened(disk)
+    for _ in range(400):
+        last = store.append(store.epoch, os.urandom(ENTRY))
+    store.fold(store.epoch, trim_to=last)  # 20 MB of free pages
+    fill(disk / "theirs", leave=0)
+    store.renew()
+    assert not store.full  # new work goes into these pages
+    with refused():
+        while True:
+            store.blob_put(os.urandom(MIB))
+    fill(disk / "theirs", leave=0)
+    store.renew()
+    assert store.full  # but large results do not, so there shall be none of it
+    (disk / "theirs").unlink()
+    store.renew()
+    assert not store.full
+    store.close()
+
+
 def warn_before_it_is_full(disk: Path) -> None:
     store = opened(disk)
     fill(disk / "theirs", leave=3 * MIB)
@@ -174,6 +194,7 @@ def be_read_only(disk: Path) -> None:
     [
         grow_until_full,
         be_filled_by_others,
+        have_room_in_the_database_alone,
         warn_before_it_is_full,
         start_on_a_full_disk,
         have_no_room_for_a_new_store,

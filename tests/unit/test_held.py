@@ -1,0 +1,83 @@
+"""What workers say while the disk takes nothing: the newest of each attempt lands later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.server import Server
+from broker.store.blobs import digest_of
+from broker.store.sqlite import SqliteStore
+from corral import wire
+from corral.errors import StoreFull
+from corral.messages import Checkpoint, Ended, Extension, Finished, Submit
+from corral.settings import BrokerSettings
+from corral.tasks import Spec, State
+from tests.unit.test_outbox import works
+from tests.unit.test_take_back import Peer
+
+RESULT = msgspec.msgpack.encode(b"x" * 100_000)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    store = SqliteStore(tmp_path / "data")
+    store.lead("test")
+    server = Server(BrokerSettings(), "tcp://127.0.0.1:*", store, tmp_path)
+    yield server
+    server.close()
+    server.context.destroy(0)
+
+
+def refuse(data: bytes) -> str:
+    raise StoreFull(why="no room")
+
+
+def say(worker: Peer, *messages: Extension) -> None:
+    for message in messages:
+        worker.socket.send_multipart(wire.extension(message))
+    for _ in range(len(messages)):
+        worker.server.turn(50)
+
+
+def until(server: Server, condition: Callable[[], object]) -> None:
+    for _ in range(100):
+        server.turn(50)
+        if condition():
+            return
+    raise AssertionError("it did not come")
+
+
+def test_the_newest_of_each_attempt_is_written_once_the_disk_has_room(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Peer(server)
+    client.calls(Submit(b"one", [Spec("echo", msgspec.Raw(b"\x80"))]))
+    client.answers()
+    worker, item = works(server, "1")
+    finished = Finished(1, [Ended(item.token, "ok", value=msgspec.Raw(RESULT))])
+    stranger = Finished(2, [Ended(b"nobody", "ok", value=msgspec.Raw(RESULT + b"\x00"))])
+    put = server.store.blob_put
+    written: list[str] = []
+
+    def record(data: bytes) -> str:
+        written.append(put(data))
+        return written[-1]
+
+    monkeypatch.setattr(server.store, "blob_put", refuse)
+    say(worker, *(Checkpoint(item.token, b"reached %d" % i) for i in range(50)))
+    say(worker, Checkpoint(b"nobody", b"reached 99"))
+    monkeypatch.setattr(server.store, "blob_put", record)
+    until(server, lambda: server.state.tasks[item.id].checkpoint)
+    assert written == [digest_of(b"reached 49")]
+    monkeypatch.setattr(server.store, "blob_put", refuse)
+    say(worker, stranger, *[finished] * 20)
+    assert server.state.tasks[item.id].state is State.RUNNING
+    monkeypatch.setattr(server.store, "blob_put", record)
+    until(server, lambda: server.state.tasks[item.id].state is State.SUCCEEDED)
+    assert written[1:] == [server.state.tasks[item.id].blob] == [digest_of(RESULT)]
+    for peer in (client, worker):
+        peer.socket.close()
