@@ -15,6 +15,7 @@ from broker.core.facts import (
     Assigned,
     Fact,
     Record,
+    Saved,
     decode_facts,
     decode_kept,
     decode_record,
@@ -34,7 +35,9 @@ FOLD_BYTES = 256 << 20  # a journal longer than this is folded even under load
 FOLD_IDLE = 5.0  # seconds without an append before a fold begins by itself
 RETENTION_EVERY = 600.0  # seconds between looks for what is too old
 RETENTION_ROWS, RETENTION_FILES = 500, 20  # deleted at once: a pause of some milliseconds
+CHECKPOINT_FILES = 50  # the same
 ORPHAN_AGE = 3600.0  # seconds before a result that nobody names is deleted
+CHECKPOINTS_EVERY = 60.0  # seconds between looks for checkpoints that newer ones replaced
 
 
 class Keeper:
@@ -53,7 +56,8 @@ class Keeper:
         self._bounds = (settings.in_memory, settings.in_memory_bytes)
         self._stayed = (0, 0)  #: ended tasks that the last pass left in memory, and their bytes
         self._appended = 0.0
-        self._retention = 0.0
+        self._retention = self._checkpoints = 0.0
+        self._saved: set[str] = set()  #: checkpoints that may have been replaced
 
     # --- loading ---------------------------------------------------------------------------
 
@@ -76,6 +80,7 @@ class Keeper:
             self.tables = True
         for lsn, entry in self.store.read(after=loaded.lsn):
             facts = decode_facts(entry)
+            self._note_saved(facts)
             if self.tables:
                 self._take_named(state, facts, folded)
             state.replay(lsn, facts, folded)
@@ -123,7 +128,13 @@ class Keeper:
         self.lsn = self.store.append(self.store.epoch, entry)
         self.journal_bytes += len(entry)
         self._appended = now
+        self._note_saved(facts)
         return self.lsn
+
+    def _note_saved(self, facts: list[Fact]) -> None:
+        for fact in facts:
+            if type(fact) is Saved:
+                self._saved.add(fact.blob)
 
     # --- taking back -------------------------------------------------------------------------
 
@@ -169,6 +180,10 @@ class Keeper:
             self._pass_lsn, self._pass_bytes = self.lsn, self.journal_bytes
             state.dirty.clear()
             return True
+        if now >= self._checkpoints:
+            if self._sweep_checkpoints(state):
+                return True
+            self._checkpoints = now + CHECKPOINTS_EVERY
         if now >= self._retention:
             if self._retain(state, now):
                 return True
@@ -250,9 +265,22 @@ class Keeper:
         if deletes:
             self.store.fold(self.store.epoch, deletes=deletes)
             self.away -= Counter(away.values())
-        held = {blob for t in state.tasks.values() for blob in (t.blob, t.checkpoint) if blob}
-        swept = self.store.sweep(held, older_than=ORPHAN_AGE, limit=RETENTION_FILES)
+        swept = self.store.sweep(_named(state), older_than=ORPHAN_AGE, limit=RETENTION_FILES)
         return len(deletes) == RETENTION_ROWS or swept == RETENTION_FILES
+
+    def _sweep_checkpoints(self, state: BrokerState) -> bool:
+        """Delete some checkpoints that newer ones replaced. True: more.
+
+        Called between turns, when memory is what was committed: what it does not name no replay
+        comes to. What a row still names, or a backup counts on, goes later, with the orphans.
+        """
+        if not self._saved:
+            return False
+        named = _named(state)
+        replaced = list(self._saved - named)[:CHECKPOINT_FILES]
+        self.store.sweep(named, older_than=0.0, limit=CHECKPOINT_FILES, among=replaced)
+        self._saved.difference_update(replaced)
+        return len(replaced) == CHECKPOINT_FILES
 
     def unfolded(self, state: BrokerState) -> set[str]:
         """Tasks that the tables do not hold as they are now; some may be in no row at all."""
@@ -286,3 +314,8 @@ class Keeper:
 def _ended(state: BrokerState) -> tuple[int, int]:
     """How many ended tasks are in memory, and the bytes of what they carry."""
     return len(state.tasks) - state.unfinished, state.ended_bytes
+
+
+def _named(state: BrokerState) -> set[str]:
+    """The blobs that tasks in memory name."""
+    return {blob for t in state.tasks.values() for blob in (t.blob, t.checkpoint) if blob}

@@ -176,8 +176,16 @@ class Store(Protocol):
     def blob_size(self, digest: str) -> int:
         """Its length in bytes. Raises `NotFound`."""
 
-    def sweep(self, keep: Collection[str], older_than: float, limit: int = 50) -> int:
+    def sweep(
+        self,
+        keep: Collection[str],
+        older_than: float,
+        limit: int = 50,
+        among: Iterable[str] | None = None,
+    ) -> int:
         """Remove blobs that neither a row nor `keep` names; returns how many.
+
+        Of all blobs, or only `among` these. While a backup is made none goes.
 
         `keep` holds the digests that only the journal and memory name. A blob is left alone until
         `older_than` seconds after it was last put. At most `limit` go at once (2 ms each at worst).

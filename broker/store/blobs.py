@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -80,11 +80,21 @@ class Blobs:
         """Raises NotFound."""
         return files.size(self._path(digest))
 
-    def sweep(self, named: Container[str], older_than: float, limit: int) -> int:
+    def sweep(
+        self,
+        named: Container[str],
+        older_than: float,
+        limit: int,
+        among: Iterable[str] | None = None,
+    ) -> int:
         """Remove at most `limit` files that are not in `named` and were put that long ago."""
         removed = 0
         young = time.time() - older_than
-        for path in list(self._folder.iterdir()):
+        if among is None:
+            paths = list(self._folder.iterdir())
+        else:
+            paths = [path for digest in among if (path := self._folder / digest).exists()]
+        for path in paths:
             if removed == limit:
                 break
             if path.name not in named and path.stat().st_mtime <= young:

@@ -306,11 +306,17 @@ class SqliteStore:
         """See `Store.blob_size`."""
         return self._blobs.size(digest)
 
-    def sweep(self, keep: Collection[str], older_than: float, limit: int = 50) -> int:
+    def sweep(
+        self,
+        keep: Collection[str],
+        older_than: float,
+        limit: int = 50,
+        among: Iterable[str] | None = None,
+    ) -> int:
         """See `Store.sweep`."""
         if not self._sweeping:
             return 0
-        return self._blobs.sweep({*keep, *self.named()}, older_than, limit)
+        return self._blobs.sweep({*keep, *self.named()}, older_than, limit, among)
 
     def named(self) -> Iterator[str]:
         """The digests that rows name."""

@@ -263,7 +263,7 @@ class SimStore:
             disk.blobs[digest] = data
 
             def undo() -> None:
-                del disk.blobs[digest]
+                disk.blobs.pop(digest, None)  # it may have been swept
 
             self._write(undo)
         return digest
@@ -279,9 +279,27 @@ class SimStore:
         """See `Store.blob_size`."""
         return len(self.blob_get(digest))
 
-    def sweep(self, keep: Collection[str], older_than: float, limit: int = 1000) -> int:
-        """See `Store.sweep`. Blobs of a simulated hour are never that old."""
-        return 0
+    def sweep(
+        self,
+        keep: Collection[str],
+        older_than: float,
+        limit: int = 1000,
+        among: Iterable[str] | None = None,
+    ) -> int:
+        """See `Store.sweep`. Orphans of a simulated hour are never that old."""
+        process, disk = self.process, self.disk
+        rows = {blob for row in disk.rows.values() for blob in row.blobs}
+        going = {d for d in among or () if d in disk.blobs and d not in keep and d not in rows}
+        life = process.deaths
+
+        def remove() -> None:
+            if process.deaths == life:  # else it died before
+                for digest in going:
+                    disk.blobs.pop(digest, None)
+
+        if going:
+            process.world.engine.at(process.program_time(), remove)
+        return len(going)
 
     def backup(
         self, target: Path, draft: Path, unfolded: Callable[[], Collection[str]], pages: int = 64
