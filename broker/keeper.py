@@ -171,6 +171,11 @@ class Keeper:
         Raises:
             StoreFull, Fenced: nothing was changed.
         """
+        if now >= self._checkpoints:  # first: it needs no room and makes some
+            self._checkpoints = now + CHECKPOINTS_EVERY
+            if self._sweep_checkpoints(state):
+                self._checkpoints = now
+                return True
         if self._folding:
             self._fold_some(state)
             return True
@@ -180,14 +185,11 @@ class Keeper:
             self._pass_lsn, self._pass_bytes = self.lsn, self.journal_bytes
             state.dirty.clear()
             return True
-        if now >= self._checkpoints:
-            if self._sweep_checkpoints(state):
-                return True
-            self._checkpoints = now + CHECKPOINTS_EVERY
         if now >= self._retention:
             if self._retain(state, now):
                 return True
             self._retention = now + RETENTION_EVERY
+            self._stayed = (0, 0)  # some of it may be free to go by now
         return False
 
     def _fold_due(self, state: BrokerState, now: float) -> bool:
@@ -278,6 +280,8 @@ class Keeper:
             return False
         named = _named(state)
         replaced = list(self._saved - named)[:CHECKPOINT_FILES]
+        if not replaced:
+            return False
         self.store.sweep(named, older_than=0.0, limit=CHECKPOINT_FILES, among=replaced)
         self._saved.difference_update(replaced)
         return len(replaced) == CHECKPOINT_FILES

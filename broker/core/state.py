@@ -115,8 +115,11 @@ class TaskRecord:
 
     @property
     def size(self) -> int:
-        """Bytes of what it carries: params and result."""
-        return memoryview(self.spec.params).nbytes + memoryview(self.value).nbytes
+        """Bytes of what it carries: params, result, and why it failed."""
+        size = memoryview(self.spec.params).nbytes + memoryview(self.value).nbytes
+        if self.failure is not None:
+            size += len(self.failure.message) + len(self.failure.traceback)
+        return size
 
 
 class BrokerState:
@@ -371,12 +374,12 @@ class BrokerState:
     def _over(self, task: TaskRecord, at: float) -> None:
         task.ended = at
         self.unfinished -= 1
-        self.ended_bytes += task.size
         if task.state is State.SUCCEEDED:
             for child in task.children or ():
                 child.waiting -= sum(id == task.id for id in child.spec.after.values())
             task.failure = None
             task.checkpoint = ""
+        self.ended_bytes += task.size
 
     def _move(self, task: TaskRecord, state: State, at: float) -> None:
         counts = self.counts

@@ -13,6 +13,7 @@ from broker.server import Server
 from broker.store.blobs import digest_of
 from broker.store.sqlite import SqliteStore
 from corral import wire
+from corral.errors import StoreFull
 from corral.messages import Accepted, Checkpoint, Item, Submit
 from corral.settings import BrokerSettings
 from corral.tasks import Spec
@@ -85,6 +86,19 @@ def test_within_a_minute_only_the_newest_is_there(training: Training) -> None:
     training.a_minute_passes(fold=False)
     assert training.blobs() == digests(b"epoch 119")
     assert training.started_again().checkpoint == b"epoch 119"
+
+
+def test_they_go_while_the_disk_has_no_room_for_a_fold(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StoreFull(why="no room")
+
+    training.saves(b"epoch 1", b"epoch 2")
+    monkeypatch.setattr(training.store, "fold", full)
+    with pytest.raises(StoreFull):
+        training.a_minute_passes(fold=True)
+    assert training.blobs() == digests(b"epoch 2")
 
 
 def test_what_a_row_still_names_stays(training: Training) -> None:
