@@ -252,6 +252,8 @@ class Server:
                 except StoreFull:
                     self._hold(message.message, (peer, message, who))
                     return
+                if isinstance(inner, Checkpoint) and self._held:  # what is held is older
+                    self._held.pop((Checkpoint, inner.token), None)
                 message = Extended(inner)
         elif isinstance(message, Replied) and message.final:
             try:
@@ -322,6 +324,8 @@ class Server:
                 if ended.token in self.state.attempts:
                     blobs[ended.token] = self.store.blob_put(bytes(ended.value))
                 ended = structs.replace(ended, value=NIL)
+            else:  # by itself: a view would keep the whole message in memory, the large one too
+                ended = structs.replace(ended, value=msgspec.Raw(bytes(ended.value)))
             items.append(ended)
         return Finished(message.seq, items), blobs
 
@@ -444,7 +448,6 @@ class Server:
 
     def _peer_lost(self, peer: bytes) -> None:
         self.events.append(PeerLost(peer))
-        self.outbox.barred.discard(peer)
         self.watches.drop(peer)
         if self.gate is not None:
             self.gate.forget(peer)

@@ -73,11 +73,20 @@ def test_the_newest_of_each_attempt_is_written_once_the_disk_has_room(
     monkeypatch.setattr(server.store, "blob_put", record)
     until(server, lambda: server.state.tasks[item.id].checkpoint)
     assert written == [digest_of(b"reached 49")]
+
+    monkeypatch.setattr(server.store, "blob_put", refuse)
+    say(worker, Checkpoint(item.token, b"reached 50"))
+    monkeypatch.setattr(server.store, "blob_put", record)
+    say(worker, Checkpoint(item.token, b"reached 51"))  # there is room before the other is tried
+    server._try_held(server.now())
+    assert server.state.tasks[item.id].checkpoint == digest_of(b"reached 51")
+    written.clear()
+
     monkeypatch.setattr(server.store, "blob_put", refuse)
     say(worker, stranger, *[finished] * 20)
     assert server.state.tasks[item.id].state is State.RUNNING
     monkeypatch.setattr(server.store, "blob_put", record)
     until(server, lambda: server.state.tasks[item.id].state is State.SUCCEEDED)
-    assert written[1:] == [server.state.tasks[item.id].blob] == [digest_of(RESULT)]
+    assert written == [server.state.tasks[item.id].blob] == [digest_of(RESULT)]
     for peer in (client, worker):
         peer.socket.close()
