@@ -31,14 +31,25 @@ from broker.core.state import BrokerState, TaskRecord
 from broker.store import Store
 from corral import wire
 from corral.errors import NotFound, StoreCorrupt
-from corral.messages import Answer, Assign, Chunk, Item, Lane, Outcome, Outcomes, Refused, ResultAck
+from corral.messages import (
+    Answer,
+    Assign,
+    Chunk,
+    Item,
+    KeysAre,
+    Lane,
+    Outcome,
+    Outcomes,
+    Refused,
+    ResultAck,
+)
 from corral.tasks import Failure
 from corral.wire import Frames
 
 MAX_BYTES = 8 << 20  # of values in one message to a native peer
 MAX_ITEM = 60 << 20  # bytes of one attempt: workers take messages of 64 MiB
 MAX_WAITING = 1000  # messages a slow peer may leave waiting
-UNREADABLE = (NotFound, StoreCorrupt, OSError)  # a file that is gone, altered, or on a bad disk
+LOST = (NotFound, StoreCorrupt)  # a file that is gone or altered
 log = logging.getLogger("corral.broker")
 
 
@@ -94,14 +105,15 @@ class Outbox:
                 self.send(effect.peer, wire.disconnect(effect.dialect))
 
     def bar(self, peer: bytes) -> None:
-        """Send nothing more to a peer but refusals, until its key gives access again."""
+        """Send a peer only why, until its key gives access again or nobody has its id."""
         self.barred.add(peer)
         self.waiting.pop(peer, None)
 
     def _is_barred(self, effect: Effect) -> bool:
         if isinstance(effect, Persist | Telemetry) or effect.peer not in self.barred:
             return False
-        return not (isinstance(effect, ReplyToClient) and type(effect.answer) is Refused)
+        # Whoever revoked a key of its own hears of it.
+        return not (isinstance(effect, ReplyToClient) and type(effect.answer) in (Refused, KeysAre))
 
     def flush(self, state: BrokerState) -> None:
         """Send what was gathered."""
@@ -168,38 +180,42 @@ class Outbox:
         """An attempt with all that it needs, or why that cannot be sent."""
         attempt = task.attempt
         assert attempt is not None
-        checkpoint = None
-        if task.checkpoint:  # without it the attempt begins anew
-            checkpoint = self._blob(task.checkpoint, task.id)
-        weight = memoryview(task.spec.params).nbytes + len(checkpoint or b"")
+        what = "its checkpoint"
         parents = {}
-        for name, id in task.spec.after.items():
-            parent = state.tasks[id]
-            try:
+        try:
+            checkpoint = self._checkpoint(task)
+            weight = memoryview(task.spec.params).nbytes + len(checkpoint or b"")
+            for name, id in task.spec.after.items():
+                what = f"the result of its parent {name} ({id})"
+                parent = state.tasks[id]
                 weight += self._size_of(parent)
                 if weight <= MAX_ITEM:  # else only the sum matters: it may be many gigabytes
                     parents[name] = self._value_of(parent)
-            except UNREADABLE as error:
-                why = f"the result of its parent {name} ({id}) cannot be read: {error}"
-                log.error("task %s: %s", task.id, why)
-                return Failure("input_lost", why)
+        except (*LOST, OSError) as error:
+            why = f"{what} cannot be read: {error}"
+            log.error("task %s: %s", task.id, why)
+            # What the system refuses now it may give later.
+            return Failure("input_lost" if isinstance(error, LOST) else "input_unreadable", why)
         if weight > MAX_ITEM:
             why = f"its params, checkpoint and parents' results are {weight} bytes together"
             return Failure("inputs_too_large", why)
         return Item(token, task.id, attempt.number, task.spec.params, parents, checkpoint)
+
+    def _checkpoint(self, task: TaskRecord) -> bytes | None:
+        """Where its last attempt was. None: nowhere, so it begins anew."""
+        if not task.checkpoint:
+            return None
+        try:
+            return self.store.blob_get(task.checkpoint)
+        except LOST as error:
+            log.error("task %s begins anew, its checkpoint is lost: %s", task.id, error)
+            return None
 
     def _size_of(self, task: TaskRecord) -> int:
         return self.store.blob_size(task.blob) if task.blob else memoryview(task.value).nbytes
 
     def _value_of(self, task: TaskRecord) -> msgspec.Raw:
         return msgspec.Raw(self.store.blob_get(task.blob)) if task.blob else task.value
-
-    def _blob(self, digest: str, id: str) -> bytes | None:
-        try:
-            return self.store.blob_get(digest)
-        except UNREADABLE as error:
-            log.error("the file %s that task %s refers to cannot be read: %s", digest, id, error)
-            return None
 
     def _assign_plain(self, effect: AssignTask, state: BrokerState) -> None:
         task = state.tasks[effect.id]
@@ -210,10 +226,11 @@ class Outbox:
     def _reply_plain(self, effect: ReplyPlain) -> None:
         body = effect.body
         if effect.blob:
-            data = self._blob(effect.blob, effect.service)
-            if data is None:
+            try:
+                body = [*body, *frames_of(self.store.blob_get(effect.blob))]
+            except (*LOST, OSError) as error:
+                log.error("a result for a client of %s cannot be read: %s", effect.service, error)
                 return
-            body = [*body, *frames_of(data)]
         self.send(effect.peer, wire.reply(effect.dialect, effect.service, body, effect.final))
 
     # --- the socket ----------------------------------------------------------------------
@@ -234,6 +251,7 @@ class Outbox:
             self.waiting[peer] = deque([frames])
             return False
         except zmq.ZMQError:  # EHOSTUNREACH: nobody has that routing id any more
+            self.barred.discard(peer)
             self.lost(peer)
             return False
         return True
@@ -249,6 +267,7 @@ class Outbox:
             except zmq.Again:
                 continue
             except zmq.ZMQError:
+                self.barred.discard(peer)
                 self.lost(peer)
             del self.waiting[peer]
 

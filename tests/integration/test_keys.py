@@ -295,6 +295,13 @@ def test_a_revoked_client_is_shut_out_at_once(house: House) -> None:
         assert operator.tasks() == []
 
 
+def test_whoever_revokes_a_key_of_its_own_hears_that_it_is_done(house: House) -> None:
+    old = house.enrol("old", "operator")
+    done = house.corral("keys", "revoke", "old", key=old)
+    assert done.returncode == 0, done.stderr
+    assert house.corral("keys", "list", key=old).returncode == 4
+
+
 def test_a_revoked_client_hears_no_result_and_one_that_is_let_in_again_does(house: House) -> None:
     ann, w1 = house.enrol("ann", "client"), house.enrol("w1", "worker")
     house.worker("w1", w1)
