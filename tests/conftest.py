@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The scheduler runs one of all tests that have one id, and schemathesis gives its own but one.
+    seen = Counter(item.nodeid for item in items)
+    for item in items:
+        if seen[item.nodeid] > 1 and item.parent is not None:
+            item._id = item.parent.id.child(item.name)
+    if len({item.nodeid for item in items}) < len(items):
+        raise pytest.UsageError("two tests have one id, and one of them would not run")
     items.sort(key=lambda item: [not item.nodeid.startswith(those) for those in LONGEST])
     if config.getoption("long"):
         for item in items:
