@@ -145,7 +145,9 @@ class ScriptedBroker:
         def tells(message: Progress) -> bool:
             return any(told.token == token and told.started for told in message.items)
 
-        self.wait_for(Progress, tells)
+        told = self.wait_for(Progress, tells).items
+        # One message may tell of several, and somebody waits for the others too.
+        self.heard.insert(0, Progress([one for one in told if one.token != token]))
 
     def log(self, id: str, attempt: int = 1) -> str | None:
         """The log of an attempt as the worker serves it; None when it has none."""
