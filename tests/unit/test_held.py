@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,26 +10,14 @@ import pytest
 
 from broker.server import Server
 from broker.store.blobs import digest_of
-from broker.store.sqlite import SqliteStore
 from corral import wire
 from corral.errors import StoreFull
 from corral.messages import Checkpoint, Ended, Extension, Finished, Submit
-from corral.settings import BrokerSettings
 from corral.tasks import Spec, State
 from tests.unit.test_outbox import works
 from tests.unit.test_take_back import Peer
 
 RESULT = msgspec.msgpack.encode(b"x" * 100_000)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    store = SqliteStore(tmp_path / "data")
-    store.lead("test")
-    server = Server(BrokerSettings(), "tcp://127.0.0.1:*", store, tmp_path)
-    yield server
-    server.close()
-    server.context.destroy(0)
 
 
 def refuse(data: bytes) -> str:

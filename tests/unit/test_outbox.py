@@ -10,23 +10,11 @@ import msgspec
 import pytest
 
 from broker.server import Server
-from broker.store.sqlite import SqliteStore
 from corral import wire
 from corral.messages import Accepted, Assign, Checkpoint, Document, Item, Kind, Submit
-from corral.settings import BrokerSettings
 from corral.tasks import Spec
 from tests.integration.test_large_inputs import alter
 from tests.unit.test_take_back import Peer
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    store = SqliteStore(tmp_path / "data")
-    store.lead("test")
-    server = Server(BrokerSettings(), "tcp://127.0.0.1:*", store, tmp_path)
-    yield server
-    server.close()
-    server.context.destroy(0)
 
 
 def works(server: Server, incarnation: str) -> tuple[Peer, Item]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import msgspec
 import pytest
 import zmq
 
 from broker.server import Server
-from broker.store.sqlite import SqliteStore
 from corral import wire
 from corral.errors import StoreFull
 from corral.messages import Accepted, Answer, Call, Document, Kind, Outcomes, Refused, Submit
-from corral.settings import BrokerSettings
 from corral.tasks import Spec, request_id
 
 
@@ -39,16 +34,6 @@ class Peer:
 
     def answers(self) -> list[Answer]:
         return wire.heard_by_client(self.hears())
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    store = SqliteStore(tmp_path / "data")
-    store.lead("test")
-    server = Server(BrokerSettings(), "tcp://127.0.0.1:*", store, tmp_path)
-    yield server
-    server.close()
-    server.context.destroy(0)
 
 
 def echo(request: bytes) -> Submit:
