@@ -29,6 +29,7 @@ FILE = "var/lib/corral-worker/witness"  # in each container
 LOOK = 0.25  # seconds between two looks
 PATIENCE = 600.0  # seconds that a client waits for the broker, or a test for a busy machine
 BACKLOG = 60  # queued tasks: nobody who may work is idle
+Span = tuple[float, float]  # (from, until)
 LENGTHS = {0.02: 40, 0.1: 40, 0.4: 15, 1.5: 5}  # seconds -> how many of a hundred tasks
 
 
@@ -50,13 +51,14 @@ class Look(NamedTuple):
     workers: Mapping[str, WorkerView]
 
     @property
+    def live(self) -> set[str]:
+        """Those that it hears."""
+        return {name for name, one in self.workers.items() if one.health == "live"}
+
+    @property
     def working(self) -> set[str]:
         """Those that may be given work."""
-        return {
-            name
-            for name, one in self.workers.items()
-            if one.health == "live" and one.admission == "open"
-        }
+        return {name for name in self.live if self.workers[name].admission == "open"}
 
     @property
     def updating(self) -> set[str]:
@@ -167,14 +169,17 @@ class Flow:
             assert time.time() < since + PATIENCE, told
             time.sleep(LOOK / 5)
 
-    def away(self) -> list[tuple[float, float]]:
-        """Spans in which a broker that was started again had not yet heard of all its workers."""
-        spans: list[tuple[float, float]] = []
+    def away(self, everybody: set[str]) -> list[Span]:
+        """Spans in which a broker that was started again had not yet heard of `everybody`.
+
+        At first it knows only those of them whom its store names.
+        """
+        spans: list[Span] = []
         since = None
         for before, look in pairwise(self.looks):
             if look.epoch != before.epoch and since is None:
                 since = before.at
-            if since is not None and all(one.health == "live" for one in look.workers.values()):
+            if since is not None and everybody <= look.live:
                 spans.append((since, look.at))
                 since = None
         assert since is None, "the broker never heard of all its workers again"
@@ -213,7 +218,9 @@ class Flow:
         while not self._counted.wait(LOOK):
             epoch = client.status().epoch
             workers = {one.name: one for one in client.workers()}
-            self.looks.append(Look(time.time(), epoch, workers))
+            # Of a broker that was started again in between, the next look tells.
+            if client.status().epoch == epoch:
+                self.looks.append(Look(time.time(), epoch, workers))
             self.witness.look()
 
 

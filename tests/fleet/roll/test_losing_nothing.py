@@ -13,7 +13,7 @@ import pytest
 
 from tests.evidence import Evidence
 from tests.fleet.roll.conftest import Fleet, ended
-from tests.fleet.roll.flow import Attempt, Flow, at_work
+from tests.fleet.roll.flow import Attempt, Flow, Span, at_work
 
 TASKS = 5_000
 BATCH = 2  # the default of update.yml
@@ -73,11 +73,11 @@ def test_two_updates_lose_nothing(fleet: Fleet, evidence: Evidence) -> None:
     twice = recorded_twice(attempts, killed)
     assert not twice
 
-    away = flow.away()
+    away = flow.away(everybody)
     assert len(away) == RESTARTS
     assert max(back - gone for gone, back in away) < ADOPTION
-    by_broker = fewest_open(flow, everybody, killed, back)
-    by_files = fewest_at_work(flow, attempts, (began, over), killed, back)
+    by_broker = fewest_open(flow, away, killed, back)
+    by_files = fewest_at_work(away, attempts, (began, over), killed, back)
     evidence.record(
         "rolling update of 4 workers, twice, in batches of 2; a worker killed, the broker"
         " restarted, one gate failed",
@@ -106,22 +106,20 @@ def recorded_twice(attempts: list[Attempt], killed: float) -> list[str]:
     return [task for task, times in whole.items() if times > 1]
 
 
-def fewest_open(flow: Flow, everybody: set[str], killed: float, back: float) -> int:
+def fewest_open(flow: Flow, away: list[Span], killed: float, back: float) -> int:
     """The fewest workers that the broker would have given work; never too few."""
-    away = flow.away()
     judged = [look for look in flow.looks if not any(gap[0] < look.at < gap[1] for gap in away)]
     assert len(judged) > len(flow.looks) / 2
     for look in judged:
         taken = {"worker-4"} if killed <= look.at <= back else set()
-        assert len(look.working | taken) >= len(everybody) - BATCH, look
+        assert len(look.working | taken) >= len(Fleet.workers) - BATCH, look
     return min(len(look.working) for look in judged)
 
 
 def fewest_at_work(
-    flow: Flow, attempts: list[Attempt], span: tuple[float, float], killed: float, back: float
+    away: list[Span], attempts: list[Attempt], span: Span, killed: float, back: float
 ) -> int:
     """The fewest containers in which tasks ran; never too few. Without the broker none need."""
-    away = flow.away()
     fewest, judged, seen = len(Fleet.workers), 0, 0
     for at, ran in at_work(attempts, *span, STEP, WINDOW):
         seen += 1
