@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _UNKNOWN_SECONDS = 1.0  # assumed run time of a class nobody has run, for shares alone
 _ENOUGH = 5  # samples before an estimate is believed
 _FORGET = 0.1  # weight of the newest sample
+_SPARE = 64  # tasks that have left and still stand in a lane, beside as many as are queued there
 
 
 class Estimate:
@@ -202,6 +203,8 @@ class Queue:
             del klass.lanes[lane.priority, lane.project.name]
             if not lane.project.queued and len(self.projects) > self.MAX_CLASSES:
                 del self.projects[lane.project.name]
+        elif len(lane.tasks) > 2 * lane.size + _SPARE:
+            lane.tidy()  # who waits at its head may wait for days
         if not klass.size:
             del self.active[klass.key]
 

@@ -7,6 +7,7 @@ from collections import Counter
 from unittest.mock import patch
 
 from broker.core import doors, machine
+from broker.core.state import TaskRecord
 from corral.messages import Done, DrainWorker
 from corral.tasks import Retry, State, needs
 from corral.wire import Extended
@@ -54,6 +55,20 @@ def test_timers_of_workers_that_are_gone_are_dropped(story: Story) -> None:
         worker.inbox.clear()
         worker.parts()
     assert len(story.broker.timers) <= 4
+
+
+def test_cancelled_tasks_behind_one_that_waits_are_let_go() -> None:
+    story = Story()  # the journal goes on knowing what is forgotten here
+    story.announces(kind())
+    client = story.client()
+    first, *rest, last = client.submits(*(spec() for _ in range(400)))
+    client.cancels(*rest)
+    for id in rest:
+        story.state.forget(story.task(id))
+    behind = [one for one in gc.get_objects() if isinstance(one, TaskRecord) and one.id in rest]
+    assert len(behind) < 100
+    worker = story.worker(slots=2)
+    worker.gets(first, last)
 
 
 def test_only_services_nobody_knows_count_as_such(story: Story) -> None:
