@@ -197,8 +197,7 @@ class Queries:
             raise NotFound(noun="worker", name=f"{attempt.worker}, which holds the log of {id},")
         self._fetch += 1
         self.fetches[self._fetch] = Fetch(peer, call, now + LOG_WAIT)
-        size = max(0, min(call.size, MAX_PIECE))
-        message = FetchLog(self._fetch, id, number, max(0, call.offset), size)
+        message = FetchLog(self._fetch, id, number, call.offset, min(call.size, MAX_PIECE))
         self.server.to_worker(worker.peer, message)
 
     def log_came(self, chunk: LogChunk) -> None:

@@ -26,6 +26,7 @@ Tokens = Annotated[list[bytes], MANY]
 Amount = Annotated[float, Meta(ge=-1e6, le=1e6)]  #: cores or GiB
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]  #: wall-clock time in seconds
+Bytes = Annotated[int, Meta(ge=0, le=1 << 62)]  #: a place in a file, or a length
 
 # --- a client asks ----------------------------------------------------------------------
 # The first field of every call is `request`: bytes that the client chose, echoed in each answer.
@@ -139,8 +140,8 @@ class Logs(Struct, frozen=True, array_like=True):
     request: Request
     id: str
     attempt: int = 0  #: 0: the last one
-    offset: int = 0
-    size: int = 65536
+    offset: Bytes = 0
+    size: Bytes = 65536
 
 
 class Blob(Struct, frozen=True, array_like=True):
@@ -148,8 +149,8 @@ class Blob(Struct, frozen=True, array_like=True):
 
     request: Request
     digest: str
-    offset: int = 0
-    size: int = 1 << 20
+    offset: Bytes = 0
+    size: Bytes = 1 << 20
 
 
 class Keys(Struct, frozen=True, array_like=True):

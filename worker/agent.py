@@ -27,7 +27,7 @@ import zmq
 from msgspec import structs
 
 from corral import wire
-from corral.messages import Document, Gpu, Resources
+from corral.messages import Document, Gpu, LogChunk, Resources
 from corral.systemd import Systemd
 from worker import core, events, hardware, logs
 from worker.children import Child, Home
@@ -326,7 +326,12 @@ class Agent:
 
     def _read_log(self, deed: events.ReadLog) -> None:
         catch = None if deed.child is None else self._home.catch(deed.child)
-        self._link.send(wire.extension(logs.read(self._home.folder, deed.fetch, catch)))
+        try:
+            chunk = logs.read(self._home.folder, deed.fetch, catch)
+        except Exception:  # nobody's wish to read may end what runs here
+            log.exception("the log of %s cannot be read", deed.fetch.id)
+            chunk = LogChunk(deed.fetch.fetch, b"", 0, found=False)
+        self._link.send(wire.extension(chunk))
 
     def _say(self, deed: events.Say) -> None:
         log.log(logging.WARNING if deed.warning else logging.INFO, "%s", deed.text)

@@ -66,7 +66,9 @@ def _size(source: random.Random) -> int:
 
 
 def _int(info: Any, source: random.Random, tame: bool) -> int:
-    return source.choice(NUMBERS)
+    least = -(2**63) if info.ge is None else info.ge
+    most = 2**64 - 1 if info.le is None else info.le
+    return source.choice([number for number in NUMBERS if least <= number <= most])
 
 
 def _float(info: Any, source: random.Random, tame: bool) -> float:

@@ -497,6 +497,19 @@ def test_a_request_id_has_1_to_64_bytes(request_id: bytes) -> None:
     assert malformed.request == b""
 
 
+@pytest.mark.parametrize("bad", [-1, 2**63, 2**64 - 1])
+def test_nobody_reads_at_a_place_that_no_file_has(bad: int) -> None:
+    for call in (
+        messages.Logs(b"r", "t", offset=bad),
+        messages.Logs(b"r", "t", size=bad),
+        messages.Blob(b"r", "d", offset=bad),
+        messages.Blob(b"r", "d", size=bad),
+    ):
+        malformed = wire.decode(wire.call(call))
+        assert isinstance(malformed, Malformed)
+        assert (malformed.reason, malformed.request) == ("call body", b"r")
+
+
 # --- figures ----------------------------------------------------------------------------
 
 NAN, INF = float("nan"), float("inf")

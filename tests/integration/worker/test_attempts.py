@@ -11,7 +11,16 @@ import msgspec
 import psutil
 import pytest
 
-from corral.messages import Checkpoint, Ended, Finished, Nack, Progress, Raw
+from corral.messages import (
+    Checkpoint,
+    Ended,
+    FetchLog,
+    Finished,
+    LogChunk,
+    Nack,
+    Progress,
+    Raw,
+)
 from tests.integration.worker.conftest import Starter, Worker, alive, eventually, value
 from tests.support.scripted_broker import ScriptedBroker, item, token_of
 
@@ -220,7 +229,9 @@ def test_the_log_of_a_running_attempt_can_be_read(worker: Worker, broker: Script
     broker.assign("chatter", item(1, {"words": "hear", "seconds": 2.0, "ways": ["print"]}))
     broker.started(1)
     eventually(lambda: broker.log("t1") == "hear by print\n", "nothing is heard", 1.5)
-    broker.ended(1)
+    broker.say(FetchLog(8, "t1", 1, 2**63, 1))  # no file has that place
+    assert not broker.wait_for(LogChunk).found
+    assert broker.ended(1)[0].outcome == "ok"
     assert broker.log("t1") == "hear by print\n"
 
 
