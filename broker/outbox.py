@@ -148,7 +148,7 @@ class Outbox:
     # --- attempts ------------------------------------------------------------------------------
 
     def _assign(self, peer: bytes, ones: list[AssignTask], state: BrokerState) -> None:
-        lanes: dict[tuple[int, float | None], Lane] = {}
+        lanes: dict[int, Lane] = {}
         size = 0
         for one in ones:
             task = state.tasks[one.id]
@@ -163,14 +163,13 @@ class Outbox:
                 self.send(peer, wire.extension(Assign(list(lanes.values()))))
                 lanes, size = {}, 0
             size += weight
-            run_limit = task.spec.run_limit
-            lane = lanes.get((one.booking, run_limit))
+            lane = lanes.get(one.booking)
             if lane is None:
                 booking = task.attempt.booking
                 need = task.klass.needs[booking.variant]
-                lane = lanes[one.booking, run_limit] = Lane(
+                lane = lanes[one.booking] = Lane(
                     one.booking, task.spec.kind, need.cpus, need.memory_gb, booking.gpus,
-                    run_limit, [],
+                    task.spec.run_limit, [],
                 )  # fmt: skip
             lane.items.append(item)
         if lanes:

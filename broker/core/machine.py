@@ -574,6 +574,7 @@ class Broker:
             klass = placed.tasks[0].klass
             if worker.native:
                 booking.klass = klass
+                booking.run_limit = placed.tasks[0].spec.run_limit
                 klass.bookings[number] = booking
                 klass.held += booking.open
         peer = worker.peer

@@ -11,8 +11,8 @@ The rules of one round:
   of it wants of the named resources is kept for it, too.
 - The GPU variant is taken when a GPU is free; the CPU variant when it would finish earlier, when
   the bounded wait is over, or when no worker has a GPU at all.
-- A slot may hold some work of its class in advance (the run-queue), unless something that was
-  blocked earlier in the round could use that worker.
+- A slot may hold some work of its class and run limit in advance (the run-queue), unless something
+  that was blocked earlier in the round could use that worker.
 """
 
 from __future__ import annotations
@@ -476,10 +476,11 @@ class Round:
         return "; ".join(words)
 
     def _take(self, lane: Lane, variant: int, count: int) -> list[TaskRecord]:
-        """The next `count` tasks of a lane, charged to its project."""
+        """The next tasks of a lane, up to `count` of one run limit, charged to its project."""
         klass = lane.klass
         tasks = [lane.head()]
         if count > 1:
+            run_limit = tasks[0].spec.run_limit
             entries = lane.tasks
             limit = min(count, lane.size)
             index = 1
@@ -487,6 +488,8 @@ class Round:
                 task = entries[index]
                 index += 1
                 if task.lane is lane:
+                    if task.spec.run_limit != run_limit:
+                        break  # a worker has one limit for all that it holds in a slot
                     tasks.append(task)
         project = lane.project
         project.time += klass.cost(variant) * len(tasks) / project.weight
@@ -507,9 +510,12 @@ class Round:
         depth = self._depth(klass, variant)
         if depth == 1:
             return False
+        run_limit = lane.head().spec.run_limit
         for booking in klass.bookings.values():
             worker = booking.worker
             if booking.variant != variant or booking.open * 2 > depth:
+                continue
+            if booking.run_limit != run_limit:
                 continue
             if not worker.open or self._contested(worker):
                 continue

@@ -57,7 +57,9 @@ class Amount:
 class Booking:
     """Resources held for the attempts that run on them, one after the other."""
 
-    __slots__ = ("amount", "began", "gpus", "klass", "number", "open", "variant", "worker")
+    __slots__ = (
+        "amount", "began", "gpus", "klass", "number", "open", "run_limit", "variant", "worker",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class Booking:
         self.klass: RequestClass | None = (
             None  #: the request class whose tasks may be added; None: no more
         )
+        self.run_limit: float | None = None  #: of the tasks that may be added
 
 
 class Worker:

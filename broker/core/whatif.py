@@ -355,6 +355,7 @@ class World:
             worker.last_used = number
             if worker.native:
                 booking.klass = klass
+                booking.run_limit = placed.tasks[0].spec.run_limit
                 klass.bookings[number] = booking
             self.state.take(booking)
         else:

@@ -81,6 +81,18 @@ def test_failures_are_told(corral: Client) -> None:
     child = corral.submit("echo", after=[corral.submit("fail", retry=0)])
     with pytest.raises(TaskFailed, match="aborted"):
         child.result(timeout=30)
+    # So short that a slot is given several at once: the limit of one is not that of the next.
+    for _ in range(5):
+        corral.submit("sleep", seconds=0).result(timeout=30)
+    handles = corral.submit_many(
+        Task("sleep", {"seconds": seconds}, run_limit=limit)
+        for _ in range(2)
+        for seconds, limit in ((0, 0.5), (1, None), (1, 0.5))
+    )
+    ended = {handle.id: outcome.state for handle, outcome in corral.results(handles, timeout=30)}
+    assert [ended[handle.id] for handle in handles] == [
+        State.SUCCEEDED, State.SUCCEEDED, State.FAILED,
+    ] * 2  # fmt: skip
 
 
 def test_cancel_retry_and_their_errors(corral: Client) -> None:

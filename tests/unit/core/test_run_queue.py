@@ -135,6 +135,23 @@ def test_a_slot_of_another_variant_is_another_slot(story: Story, client: Client)
     slim.gets(third)
 
 
+def test_a_slot_holds_tasks_of_one_run_limit(story: Story, client: Client) -> None:
+    """Its worker keeps one limit for all that it was given there."""
+    worker = taught(story, client, 0.005)
+    limits = (1.0, 1.0, None, None, 1.0)
+    ids = client.submits(*(spec(run_limit=limit) for limit in limits))
+    worker.gets(*ids[:2])
+    worker.ends(ids[0], seconds=0.005)
+    worker.hears_nothing()  # it runs low, but what is next may run for ever
+    worker.ends(ids[1], seconds=0.005)
+    worker.gets(*ids[2:4])
+    worker.ends(*ids[2:4], seconds=0.005)
+    worker.gets(ids[4])
+    later = client.submit(run_limit=1.0)
+    worker.gets(later)  # it joins
+    assert story.task(later).attempt.booking is story.task(ids[4]).attempt.booking
+
+
 def test_the_run_queue_can_be_switched_off(stories: Callable[..., Story]) -> None:
     story = stories(run_queue=0.0)
     client = story.client()
