@@ -165,7 +165,10 @@ def _number(text: str) -> float:
 
 #: how a number is written when it is no whole one and no duration: by the last part of its key
 _READ: dict[str, Callable[[str], float]] = {
-    **dict.fromkeys(("in_memory_bytes", "max_message", "inline_result", "max_body"), parse_size),
+    **dict.fromkeys(
+        ("in_memory_bytes", "max_task_bytes", "max_message", "inline_result", "max_body"),
+        parse_size,
+    ),
     **dict.fromkeys(("cpus", "rate"), _number),
     "memory_gb": parse_gib,
 }

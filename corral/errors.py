@@ -263,9 +263,10 @@ class WrongState(CorralError):
 
 
 class Busy(CorralError):
-    """The broker holds {queued} unfinished tasks, as many as it takes.
+    """The broker is full: it holds {queued} unfinished tasks that carry {bytes} bytes.
 
-    Submit again when some have finished; `max_tasks` in the broker's configuration sets the bound.
+    Submit again when some have finished; `max_tasks` and `max_task_bytes` in the broker's
+    configuration set the bounds.
     """
 
     code = "busy"

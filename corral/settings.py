@@ -30,6 +30,7 @@ class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     in_memory: int = 200_000  #: ended tasks kept at hand; older ones are read from the store
     in_memory_bytes: int = 512 << 20  #: of params and results of these ended tasks
     max_tasks: int = 2_000_000  #: unfinished tasks; more are refused
+    max_task_bytes: int = 2 << 30  #: of params, and of failures, that these carry in memory
     max_workers: int = 10_000
     max_message: int = 64 << 20  #: bytes; what brings a larger one is cut off
     inline_result: int = 64 << 10  #: bytes; larger results become files

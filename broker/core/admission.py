@@ -60,8 +60,8 @@ def plan(state: BrokerState, call: Submit) -> dict[int, Planned]:
     tasks = call.tasks
     if len(tasks) > MAX_BATCH:
         raise TooLarge(what="the submission", size=len(tasks), limit=MAX_BATCH)
-    if state.unfinished + len(tasks) > state.settings.max_tasks:
-        raise Busy(queued=state.unfinished)
+    if not has_room(state, len(tasks), sum(memoryview(spec.params).nbytes for spec in tasks)):
+        raise Busy(queued=state.unfinished, bytes=state.unfinished_bytes)
     planned: dict[int, Planned] = {}
     if len(tasks) == 1 and not tasks[0].after:
         return {0: _judge(state, call, 0, planned, {})}
@@ -85,6 +85,15 @@ def plan(state: BrokerState, call: Submit) -> dict[int, Planned]:
     return planned
 
 
+def has_room(state: BrokerState, tasks: int, size: int) -> bool:
+    """Whether so many more tasks, with so many bytes of params, are within the bounds."""
+    bounds = state.settings
+    return (
+        state.unfinished + tasks <= bounds.max_tasks
+        and state.unfinished_bytes + size <= bounds.max_task_bytes
+    )
+
+
 def _judge(
     state: BrokerState,
     call: Submit,
@@ -103,11 +112,13 @@ def _judge(
         raise TooLarge(what=f"params of task {index}", size=size, limit=MAX_PARAMS)
     if nested_too_deep(spec.params):
         raise BadParams(kind=spec.kind, path="params", why="they are nested too deep")
+    own = msgspec.Raw(bytes(spec.params))  # a queued task must not hold the message it came in
     if _is_plain(spec):
-        # A copy that shares what it can: a queued task must not hold the message it came in.
-        spec = Spec(entry.kind.kind, msgspec.Raw(bytes(spec.params)), _NO_PARENTS)
+        spec = Spec(entry.kind.kind, own, _NO_PARENTS)  # that shares what it can
     elif (bad := problem(spec)) is not None:
         raise BadTask(path=f"tasks[{index}].{bad[0]}", why=bad[1])
+    else:
+        spec = structs.replace(spec, params=own)
     if spec.after:
         spec = _resolve(state, spec, index, planned, by_id)
     kind = entry.kind

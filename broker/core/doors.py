@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from broker.core.admission import MAX_PARAMS, Planned, nested_too_deep
+from broker.core.admission import MAX_PARAMS, Planned, has_room, nested_too_deep
 from broker.core.effects import ReplyPlain, ReplyToClient
 from broker.core.events import Heard
 from broker.core.facts import Aliased
@@ -183,13 +183,14 @@ class Doors:
         broker = self.broker
         state = broker.state
         entry = state.catalog.get(service)
-        if state.unfinished >= broker.settings.max_tasks:
+        size = sum(map(len, body))
+        if not has_room(state, 1, size):
             self.broker.refused["busy"] += 1
             return None
         if entry is None and self._strangers() >= MAX_STRANGERS:
             self.broker.refused["unknown service"] += 1
             return None
-        if sum(map(len, body)) > MAX_PARAMS:
+        if size > MAX_PARAMS:
             self.broker.refused["oversized request"] += 1
             return None
         if entry is None or entry.kind.frames:

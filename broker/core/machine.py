@@ -420,6 +420,8 @@ class Broker:
                 unchanged[id] = "not found"
             elif task.live or task.state is State.SUCCEEDED:
                 unchanged[id] = f"it is {task.state}"
+            elif not admission.has_room(self.state, 1, task.size):
+                unchanged[id] = "the broker is full"
             else:
                 try:
                     self.reopen(task, now, f"retried by {event.who or 'a client'}")

@@ -138,6 +138,7 @@ class BrokerState:
         self.aliased: Counter[str] = Counter()  #: task -> how many aliases
         self.counts: Counter[State] = Counter()
         self.unfinished = 0
+        self.unfinished_bytes = 0  #: of what unfinished tasks carry
         self.ended_bytes = 0  #: of what ended tasks carry
         self.dirty: set[str] = set()  #: tasks that differ from what the store's tables hold
         self.order = 0
@@ -171,7 +172,7 @@ class BrokerState:
         task.queue_limit = fact.queue_limit
         self.tasks[fact.id] = task
         self.dirty.add(fact.id)
-        self.unfinished += 1
+        self._count(task, 1)
         if spec.after:
             self._join(task)
         if fact.waiting:
@@ -180,6 +181,14 @@ class BrokerState:
         else:
             self.counts[State.QUEUED] += 1
             self._enqueue(task)
+
+    def _count(self, task: TaskRecord, by: int) -> None:
+        """Count a task, and what it carries, once more (1) or no more (-1)."""
+        if task.live:
+            self.unfinished += by
+            self.unfinished_bytes += by * task.size
+        else:
+            self.ended_bytes += by * task.size
 
     def _place(self, order: int) -> int:
         """The place of a new run: as its fact says, else behind all."""
@@ -302,6 +311,7 @@ class BrokerState:
         if cause is None or state is None:
             self.dirty.add(task.id)
             return
+        self._count(task, -1)
         task.attempt = None
         if cause is Cause.SUCCEED:
             task.value = fact.value
@@ -322,6 +332,7 @@ class BrokerState:
             self._enqueue(task, first=True)
         elif task.state in TERMINAL:
             self._over(task, fact.at)
+        self._count(task, 1)
 
     def _free(self, attempt: Attempt, at: float) -> None:
         booking = attempt.booking
@@ -340,6 +351,7 @@ class BrokerState:
         task = self.tasks[fact.id]
         cause = fact.cause
         state = after(task.state, cause)
+        self._count(task, -1)
         if task.lane is not None:
             self.queue.remove(task)
         task.retry_at = None
@@ -350,7 +362,6 @@ class BrokerState:
         self._move(task, state, fact.at)
         self._tell(task, cause, fact.at, fact.why)
         if cause in (Cause.REOPEN, Cause.REOPEN_WAITING):
-            self.ended_bytes -= task.size
             if fact.spec is not None:
                 task.spec = fact.spec
                 task.queue_limit = fact.spec.queue_limit
@@ -362,24 +373,22 @@ class BrokerState:
         elif task.state in TERMINAL:
             task.failure = Failure(fact.outcome or task.state.value, fact.why)
             self._over(task, fact.at)
+        self._count(task, 1)
 
     def _reopen(self, task: TaskRecord) -> None:
         task.run += 1
         task.errors = task.lost = task.memory_failures = task.poison = 0
         task.ended = task.retry_at = task.failure = task.memory_gb = task.started = None
-        self.unfinished += 1
         if task.spec.after:
             self._join(task, again=True)
 
     def _over(self, task: TaskRecord, at: float) -> None:
         task.ended = at
-        self.unfinished -= 1
         if task.state is State.SUCCEEDED:
             for child in task.children or ():
                 child.waiting -= sum(id == task.id for id in child.spec.after.values())
             task.failure = None
             task.checkpoint = ""
-        self.ended_bytes += task.size
 
     def _move(self, task: TaskRecord, state: State, at: float) -> None:
         counts = self.counts
@@ -519,10 +528,7 @@ class BrokerState:
             self.attempts[open.token] = attempt
             if open.current:
                 task.attempt = attempt
-        if task.live:
-            self.unfinished += 1
-        else:
-            self.ended_bytes += task.size
+        self._count(task, 1)
         if task.state is State.QUEUED:
             self._enqueue(task)
         return task
@@ -550,7 +556,7 @@ class BrokerState:
             assert not task.live
             del self.tasks[task.id]
             self.counts[task.state] -= 1
-            self.ended_bytes -= task.size
+            self._count(task, -1)
             parents.update(task.spec.after.values())
         for id in parents:
             parent = self.tasks.get(id)
@@ -611,6 +617,7 @@ class BrokerState:
                 assert not task.attempt.revoked
         assert +counts == +self.counts
         assert self.unfinished == sum(task.live for task in self.tasks.values())
+        assert self.unfinished_bytes == sum(t.size for t in self.tasks.values() if t.live)
         assert self.ended_bytes == sum(t.size for t in self.tasks.values() if not t.live)
         opens: Counter[int] = Counter()
         for token, attempt in self.attempts.items():

@@ -81,6 +81,7 @@ def test_paths_in_a_file_start_from_its_folder(folder: Path) -> None:
 def test_units_in_files(folder: Path) -> None:
     (folder / "corral.yaml").write_text(
         "broker:\n  retention: 7d\n  max_message: 48MB\n  in_memory_bytes: 1GB\n"
+        "  max_task_bytes: 3GB\n"
         "  named: {ib_gateway: 1}\n"
         "worker:\n  memory_gb: 16GB\n  gpus: {GPU-1: 24GB, GPU-2: 8}\n"
     )
@@ -88,6 +89,7 @@ def test_units_in_files(folder: Path) -> None:
     assert settings.broker.retention == 7 * 86400
     assert settings.broker.max_message == 48 << 20
     assert settings.broker.in_memory_bytes == 1 << 30
+    assert settings.broker.max_task_bytes == 3 << 30
     assert settings.broker.named == {"ib_gateway": 1}
     assert settings.worker.memory_gb == 16
     assert settings.worker.gpus == {"GPU-1": 24.0, "GPU-2": 8.0}

@@ -312,7 +312,7 @@ def snapshot(state: BrokerState) -> dict[str, Any]:
         "named": {name: used for name, used in state.ledger.named_used.items() if used},
         "gpus": dict(state.ledger.gpu_holder),
         "counts": +state.counts,
-        "unfinished": state.unfinished,
+        "unfinished": (state.unfinished, state.unfinished_bytes),
         "counters": (state.order, state.booking),
         "kinds": {name: entry.kind for name, entry in state.catalog.entries.items()},
         "admissions": dict(state.admissions),

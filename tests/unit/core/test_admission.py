@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -262,11 +264,52 @@ def test_a_full_broker_is_busy(stories: Callable[..., Story]) -> None:
     client = story.client()
     ids = client.submits(spec(), spec())
     refused = client.is_refused(spec(), spec())
-    assert (refused.code, refused.fields) == ("busy", {"queued": 2})
+    assert (refused.code, refused.fields) == ("busy", {"queued": 2, "bytes": 4})
     worker.gets(ids[0])
     worker.ends(ids[0])
     worker.gets(ids[1])
     client.submits(spec(), spec())
+
+
+def test_unfinished_tasks_carry_so_many_bytes(stories: Callable[..., Story]) -> None:
+    story = stories(max_task_bytes=1000)
+    worker, client = story.worker(slots=1), story.client()
+    large = {"data": b"x" * 400}
+    first, second = client.submits(spec(params=large), spec(params=large))
+    worker.gets(first)
+    refused = client.is_refused(spec(params=large))
+    assert (refused.code, refused.fields["queued"]) == ("busy", 2)
+    assert 800 < refused.fields["bytes"] < 900
+    small = client.submit()  # there is room for that
+    worker.fails(first, message="y" * 200)  # why it failed is carried, too, until it is over
+    worker.gets(second)
+    refused = client.is_refused(spec())
+    assert 1000 < refused.fields["bytes"] < 1100
+    assert client.cancels(first).changed == [first]
+    third = client.submit(params=large)
+    assert "is full" in client.retries(first).unchanged[first]
+    client.cancels(second, third)
+    worker.is_asked_to_stop(second)
+    worker.lets_go(second)
+    worker.gets(small)
+    assert client.retries(first).changed == [first]
+
+
+def test_a_queued_task_does_not_hold_the_message_it_came_in() -> None:
+    story = Story()  # the journal would go on knowing what is forgotten here
+    story.announces(kind())
+    client = story.client()
+    large = messages.Submit(b"r", [spec(priority=1), spec(priority=2, params=b"x" * 1_000_000)])
+    tracemalloc.start()
+    try:
+        client.calls(msgspec.msgpack.decode(msgspec.msgpack.encode(large), type=messages.Submit))
+        ids, _, _ = client.is_accepted(b"r", 2)
+        client.cancels(ids[1])
+        story.state.forget(story.task(ids[1]))
+        story.journal.clear()
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_refusal_stores_nothing_of_what_was_good(story: Story) -> None:

@@ -208,6 +208,16 @@ def test_requests_are_bounded(stories: Callable[..., Story]) -> None:
     assert story.broker.refused == {"busy": 1}
 
 
+def test_the_bytes_of_requests_are_bounded(stories: Callable[..., Story]) -> None:
+    story = stories(max_task_bytes=100)
+    client = story.plain("client")
+    client.requests("x", b"1" * 60)
+    client.requests("titanic.request", b"x", b"2" * 60)
+    client.hears(b"500", service="titanic.request")
+    assert len(story.state.tasks) == 1
+    assert story.broker.refused == {"busy": 1}
+
+
 def test_requests_for_services_that_nobody_knows_are_bounded(story: Story) -> None:
     client = story.plain("client")
     with patch.object(doors, "MAX_STRANGERS", 2):
