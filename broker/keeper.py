@@ -25,11 +25,12 @@ from broker.core.facts import (
 )
 from broker.core.state import BrokerState, TaskRecord
 from broker.store import Row, Store
-from corral.errors import CorralError
+from corral.errors import CorralError, StoreFull
 from corral.handlers import echo, sleep
 from corral.settings import BrokerSettings
 from corral.tasks import State
 
+MAX_ROW = 900_000_000  # bytes of one row of the journal: SQLite holds up to 10^9
 FOLD_ROWS = 500  # rows of one transaction: a pause of some milliseconds
 FOLD_BYTES = 256 << 20  # a journal longer than this is folded even under load
 FOLD_IDLE = 5.0  # seconds without an append before a fold begins by itself
@@ -125,6 +126,8 @@ class Keeper:
             StoreFull, Fenced: nothing of it was stored.
         """
         entry = encode_facts(facts)
+        if len(entry) > MAX_ROW:
+            raise StoreFull(why=f"{len(entry)} bytes at once are more than {MAX_ROW}")
         self.lsn = self.store.append(self.store.epoch, entry)
         self.journal_bytes += len(entry)
         self._appended = now

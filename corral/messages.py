@@ -27,6 +27,8 @@ Amount = Annotated[float, Meta(ge=-1e6, le=1e6)]  #: cores or GiB
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]  #: wall-clock time in seconds
 Bytes = Annotated[int, Meta(ge=0, le=1 << 62)]  #: a place in a file, or a length
+MAX_REASON = 2000  # characters; what a person writes through the gateway has at most half
+Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 
 # --- a client asks ----------------------------------------------------------------------
 # The first field of every call is `request`: bytes that the client chose, echoed in each answer.
@@ -95,7 +97,7 @@ class Cancel(Struct, frozen=True, array_like=True):
 
     request: Request
     ids: Ids
-    reason: str = ""
+    reason: Reason = ""
 
 
 class Retry(Struct, frozen=True, array_like=True):
@@ -116,7 +118,7 @@ class Drain(Struct, frozen=True, array_like=True):
 
     request: Request
     worker: str
-    reason: str = ""
+    reason: Reason = ""
     deadline: Seconds | None = None  #: seconds from now; None: no deadline
     policy: str = "wait"  #: wait | requeue | kill, once the deadline has passed
 

@@ -228,6 +228,8 @@ def problem(spec: Spec) -> tuple[str, str] | None:
         return "id", f"must not be {LAST!r}, which means the newest task"
     if len(spec.project) > MAX_NAME or len(spec.name) > MAX_NAME:
         return ("project" if len(spec.project) > MAX_NAME else "name"), "is over 200 characters"
+    if any(len(name) > MAX_NAME for name in spec.after):
+        return "after", "is over 200 characters in a name"
     if not -1_000_000 <= spec.priority <= 1_000_000:
         return "priority", "must be between -1000000 and 1000000"
     for path, seconds in (("run_limit", spec.run_limit), ("queue_limit", spec.queue_limit)):

@@ -43,6 +43,7 @@ from broker.core.state import Attempt, BrokerState, TaskRecord
 from broker.core.views import no_task
 from corral import errors
 from corral.messages import (
+    MAX_REASON,
     SERVICE_OF,
     Call,
     Cancel,
@@ -76,6 +77,7 @@ from corral.wire import Called, Dialect, Extended
 SPARE_TIMERS = 1000  # timers that may be of what is over
 MAX_WAITERS = 16  # clients that wait for one task
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
+MAX_REASONS = 200_000_000  # characters that one call lets its tasks keep, all of them together
 # What would fail again wherever it is tried.
 _IN_VAIN = frozenset(
     {
@@ -385,6 +387,9 @@ class Broker:
         self.reply(event.peer, call, Outcomes(call.request, ended, last), final=last)
 
     def _cancel(self, event: Heard, call: Cancel, now: float) -> None:
+        if len(call.reason) * len(call.ids) > MAX_REASONS:
+            told = f"a reason of {len(call.reason)} characters"
+            raise errors.Usage(what=f"{told} is too long for {len(call.ids)} tasks at once")
         changed, unchanged = [], {}
         for id in call.ids:
             task = self.state.tasks.get(id)
@@ -715,8 +720,9 @@ class Broker:
                 )
 
     def _nack(self, event: Heard, worker: Worker, message: Nack, now: float) -> None:
+        failure = Failure("recalled", message.reason[:MAX_REASON])
         for token in sorted(message.tokens, reverse=True):  # newest first, as in `attempts_on`
-            ended = Ended(token, "recalled", failure=Failure("recalled", message.reason))
+            ended = Ended(token, "recalled", failure=failure)
             self.ended(event.peer, worker, ended, "", now)
 
     def _checkpoint(self, event: Heard, worker: Worker, message: Checkpoint, now: float) -> None:
@@ -732,7 +738,8 @@ class Broker:
 
     def _drain_asked(self, event: Heard, worker: Worker, message: DrainWorker, now: float) -> None:
         if message.draining and worker.admission is Admission.OPEN:
-            self.drain(worker, now, worker.name, message.reason or "it is stopping", None, "wait")
+            why = message.reason[:MAX_REASON] or "it is stopping"
+            self.drain(worker, now, worker.name, why, None, "wait")
 
     def _resources(self, event: Heard, worker: Worker, message: Resources, now: float) -> None:
         self.fleet.resources(worker, message)

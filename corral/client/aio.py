@@ -19,6 +19,7 @@ from corral.client.engine import Engine
 from corral.client.handles import AsyncHandle, BaseHandle, Outcome
 from corral.client.pending import shown_as_update
 from corral.config import Settings
+from corral.errors import Usage
 from corral.messages import (
     BackupView,
     BrokerView,
@@ -35,6 +36,14 @@ PAGE = 1_000  # tasks in one answer to a list
 LOG_POLL = 0.5  # s between looks at a log that grows
 
 H = TypeVar("H", bound=BaseHandle)
+
+
+def _told(reason: str) -> str:
+    """Raises Usage when it is longer than the broker keeps."""
+    if len(reason) > messages.MAX_REASON:
+        too_long = f"the reason has {len(reason)} characters, of at most {messages.MAX_REASON}"
+        raise Usage(what=too_long)
+    return reason
 
 
 def new_task(
@@ -145,7 +154,7 @@ class Calls(Engine[H], Generic[H]):
 
     async def cancel(self, ids: Sequence[str], reason: str = "") -> Done:
         """Cancel tasks for good; durable when it returns."""
-        return await self.ask(messages.Cancel, Done, list(ids), reason)
+        return await self.ask(messages.Cancel, Done, list(ids), _told(reason))
 
     async def retry(self, ids: Sequence[str]) -> Done:
         """Open a new run of tasks that ended without success."""
@@ -163,7 +172,7 @@ class Calls(Engine[H], Generic[H]):
         Args:
             policy: `wait`, `requeue` or `kill`.
         """
-        return await self.ask(messages.Drain, Done, worker, reason, deadline, policy)
+        return await self.ask(messages.Drain, Done, worker, _told(reason), deadline, policy)
 
     async def resume(self, worker: str) -> Done:
         """Give a drained or draining worker work again."""

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import zmq
 
+from broker import keeper
 from broker.server import Server
 from corral import wire
 from corral.errors import StoreFull
@@ -65,6 +66,21 @@ def test_clients_and_workers_are_told_of_a_commit_that_failed(
     assert isinstance(heard, wire.Parted)
     unlucky.calls(echo(b"two"))
     [accepted] = unlucky.answers()
+    assert isinstance(accepted, Accepted)
+
+
+def test_a_turn_that_no_row_of_the_journal_holds_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Peer(server)
+    with monkeypatch.context() as small:
+        small.setattr(keeper, "MAX_ROW", 1000)
+        client.calls(Submit(b"one", [Spec("echo", msgspec.Raw(b"\xc4\xff" + bytes(255)))] * 9))
+        [refused] = client.answers()
+    assert isinstance(refused, Refused)
+    assert (refused.code, server.state.tasks) == ("store_full", {})
+    client.calls(echo(b"two"))
+    [accepted] = client.answers()
     assert isinstance(accepted, Accepted)
 
 

@@ -236,6 +236,7 @@ BAD = [
     (Spec("echo", id="last"), "id"),
     (Spec("echo", project="p" * 201), "project"),
     (Spec("echo", name="n" * 201), "name"),
+    (Spec("echo", after={"a": "p", "n" * 201: "p"}), "after"),
     (Spec("echo", priority=1_000_001), "priority"),
     (Spec("echo", priority=-1_000_001), "priority"),
     (Spec("echo", run_limit=0), "run_limit"),

@@ -510,6 +510,16 @@ def test_nobody_reads_at_a_place_that_no_file_has(bad: int) -> None:
         assert (malformed.reason, malformed.request) == ("call body", b"r")
 
 
+def test_a_reason_has_a_longest_length() -> None:
+    """It is kept with every task that it is about."""
+    for call in (messages.Cancel(b"r", ["t"], "x" * 2001), messages.Drain(b"r", "w", "x" * 2001)):
+        malformed = wire.decode(wire.call(call))
+        assert isinstance(malformed, Malformed)
+        assert (malformed.reason, malformed.request) == ("call body", b"r")
+    longest = messages.Cancel(b"r", ["t"], "é" * 2000)
+    assert wire.decode(wire.call(longest)) == Called(longest)
+
+
 # --- figures ----------------------------------------------------------------------------
 
 NAN, INF = float("nan"), float("inf")

@@ -12,7 +12,7 @@ import pytest
 
 from corral import Client, messages
 from corral.client import AsyncClient, engine
-from corral.errors import CorralError, NotAllowed
+from corral.errors import CorralError, NotAllowed, Usage
 from corral.messages import Answer, Call, Done, Refused
 from corral.tasks import State
 from tests.unit.client.scripted import ScriptedBroker, echo
@@ -102,6 +102,15 @@ def test_what_the_role_forbids_is_told() -> None:
     ):
         corral.cancel(["t"])
     assert caught.value.exit_status == 4
+
+
+def test_a_reason_that_is_too_long_is_told_before_it_is_sent() -> None:
+    with ScriptedBroker(lambda call: []) as broker, Client(broker.endpoint) as corral:
+        with pytest.raises(Usage, match="has 2001 characters, of at most 2000"):
+            corral.cancel(["t"], "x" * 2001)
+        with pytest.raises(Usage, match="of at most 2000"):
+            corral.drain("w1", "x" * 2001)
+        assert broker.calls == []
 
 
 def test_an_error_of_a_newer_broker_stays_readable() -> None:

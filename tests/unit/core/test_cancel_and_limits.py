@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 
-from corral.messages import CancelAttempts, Done, Ended, ResultAck
+from broker.core import machine
+from corral.messages import (
+    Cancel,
+    CancelAttempts,
+    Done,
+    DrainWorker,
+    Ended,
+    Nack,
+    Refused,
+    ResultAck,
+)
 from corral.tasks import Retry, State, force_gpu
+from corral.wire import Extended
 from tests.unit.core.peers import Client, Native, gpu, spec
 from tests.unit.core.story import Story
 
@@ -33,6 +45,28 @@ def test_a_queued_task_is_cancelled_at_once(story: Story, client: Client) -> Non
     assert done.changed == [id]
     story.is_(id, State.CANCELLED)
     assert story.task(id).story[-1].why == "changed my mind (ada)"
+
+
+def test_reasons_have_a_bound_together(story: Story, client: Client) -> None:
+    """Each task keeps the reason, and the journal has one row for all of them."""
+    story.worker("w0").parts()
+    ids = client.submits(spec(), spec(), spec())
+    with patch.object(machine, "MAX_REASONS", 20):
+        client.calls(Cancel(b"r", ids, "too slow"))
+        refused = client.takes(Refused)
+        assert (refused.code, story.state.unfinished) == ("usage", 3)
+        assert client.cancels(*ids, reason="slow").changed == ids
+
+
+def test_of_a_worker_s_reason_no_more_is_kept_than_of_a_person_s(
+    story: Story, worker: Native, client: Client
+) -> None:
+    id = client.submit()
+    worker.gets(id)
+    worker.says(Extended(DrainWorker(True, "x" * 5000)))
+    assert worker.takes(DrainWorker).reason == "x" * 2000
+    worker.says(Extended(Nack([worker.token(id)], "y" * 5000)))
+    assert story.task(id).failure.message == "y" * 2000
 
 
 def test_cancel_is_in_the_journal_before_it_is_answered(story: Story, client: Client) -> None:
