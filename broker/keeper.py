@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from broker.core.facts import (
+    Aliased,
     Assigned,
     Fact,
     Record,
@@ -86,9 +87,9 @@ class Keeper:
                 self._take_named(state, facts, folded)
             state.replay(lsn, facts, folded)
             self.journal_bytes += len(entry)
-        # Ended tasks that are still needed: for their results, and for Titanic's clients.
+        # Ended tasks whose results are still needed.
         wanted = {id for t in state.tasks.values() if t.live for id in t.spec.after.values()}
-        self._take(state, wanted | state.aliased.keys(), folded)
+        self._take(state, wanted, folded)
         state.rejoin()
         self.lsn = loaded.last
         for id, lsn in folded.items():  # the journal may still speak of ended ones with a new row
@@ -265,13 +266,24 @@ class Keeper:
                 continue  # the journal still speaks of it: it goes after the next fold
             elif task.ended is not None and task.ended < oldest and state.forgettable(task):
                 gone.append(task)
-        state.forget(*gone)
         deletes = [*away, *(task.id for task in gone)]
+        self._let_aliases_go(state, deletes, now)
+        state.forget(*gone)
         if deletes:
             self.store.fold(self.store.epoch, deletes=deletes)
             self.away -= Counter(away.values())
         swept = self.store.sweep(_named(state), older_than=ORPHAN_AGE, limit=RETENTION_FILES)
         return len(deletes) == RETENTION_ROWS or swept == RETENTION_FILES
+
+    def _let_aliases_go(self, state: BrokerState, ids: list[str], now: float) -> None:
+        """Nobody closed what Titanic's clients know these tasks by, and now they are deleted."""
+        if state.aliased.keys().isdisjoint(ids):
+            return
+        gone = set(ids)
+        facts: list[Fact] = [Aliased(a, "") for a, id in state.aliases.items() if id in gone]
+        self.append(facts, now)
+        for fact in facts:
+            state.apply(fact)
 
     def _sweep_checkpoints(self, state: BrokerState) -> bool:
         """Delete some checkpoints that newer ones replaced. True: more.

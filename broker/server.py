@@ -21,7 +21,7 @@ from msgspec import structs
 from broker.auth import Gate, refusal, require_keys
 from broker.backup import PAUSE, Backups
 from broker.clock import Clock
-from broker.core import admission
+from broker.core import admission, doors
 from broker.core.effects import Effect, Persist, ReplyToClient, SendToWorker, Telemetry
 from broker.core.events import Event, Heard, PeerLost, Turn, Unsendable
 from broker.core.facts import Fact
@@ -261,6 +261,8 @@ class Server:
             except StoreFull:
                 self._hold(message, (peer, message, who))
                 return
+        elif isinstance(message, Requested):
+            self._recall_reply(message)
         elif isinstance(message, Malformed) and message.foreign not in self._named:
             self._named.add(message.foreign)
             log.warning("a peer speaks %s, which calls itself MDP/0.2 and is not", message.foreign)
@@ -304,6 +306,13 @@ class Server:
         if answer is not None:
             self.to_client(peer, SERVICE_OF[type(call)], answer)
         return None
+
+    def _recall_reply(self, message: Requested) -> None:
+        """Have the task in memory whose reply is asked for."""
+        try:
+            self.keeper.recall(self.state, doors.ids_wanted(self.state, message))
+        except Exception:  # its client hears 500, and nothing is changed
+            log.exception("%s failed", message.service)
 
     def _put_away(self, message: Finished | Checkpoint) -> tuple[Extension, dict[bytes, str]]:
         """Write what is large to its own file, before the fact that names it.

@@ -18,7 +18,7 @@ from broker.core.effects import ReplyPlain, ReplyToClient
 from broker.core.events import Heard
 from broker.core.facts import Aliased
 from broker.core.fleet import RESERVED
-from broker.core.state import TaskRecord
+from broker.core.state import BrokerState, TaskRecord
 from corral.messages import NIL, Ended, Outcome, Raw, Refused
 from corral.tasks import Spec, State, is_name, request_id
 from corral.wire import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FOLD_AGE = 2.0  # seconds: a plain client resends no sooner
 MAX_FOLDING = 100_000  # requests that a resend may fold onto
-SWEEP_EVERY = 3600.0  # seconds between looks for aliases that are too old
+MAX_ALIASES = 200_000  # requests of Titanic's that nobody has closed: every fold writes them all
 MAX_STRANGERS = 10_000  # tasks of kinds that nobody has announced
 _PACK = msgspec.msgpack.Encoder().encode
 
@@ -55,26 +55,14 @@ class PlainWaiter(NamedTuple):
 class Doors:
     """What plain peers may do, by message."""
 
-    def __init__(self, broker: Broker, now: float) -> None:
+    def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.next_sweep = now
         self.requests = 0
         self.folding: dict[bytes, str] = {}  #: digest of service and content -> task in flight
 
     def heard(self, event: Heard, now: float) -> None:
         """Anything that is not a native call or extension."""
         _HANDLERS[type(event.message)](self, event, event.message, now)
-
-    def sweep(self, now: float) -> None:
-        """Let go of aliases that nobody closed, once their results are too old."""
-        if now < self.next_sweep:
-            return
-        self.next_sweep = now + SWEEP_EVERY
-        state, oldest = self.broker.state, now - self.broker.settings.retention
-        for alias, id in list(state.aliases.items()):
-            task = state.tasks.get(id)
-            if task is None or (not task.live and (task.ended or 0.0) < oldest):
-                self.broker._fact(Aliased(alias, ""))
 
     # --- workers --------------------------------------------------------------------------
 
@@ -246,6 +234,9 @@ class Doors:
         service = body[0].decode("utf-8", "replace")
         if len(body) < 2 or not is_name(service) or service.startswith(RESERVED):
             return [b"400"]
+        if len(self.broker.state.aliases) >= MAX_ALIASES:
+            self.broker.refused["too many open requests"] += 1
+            return [b"500"]
         task = self._make(service, body[1:], now)
         if task is None:
             return [b"500"]
@@ -258,9 +249,12 @@ class Doors:
 
     def _titanic_reply(self, event: Heard, body: Frames, now: float) -> Frames | TaskRecord:
         state = self.broker.state
-        task = state.tasks.get(state.aliases.get(_alias(body), ""))
-        if task is None:
+        id = state.aliases.get(_alias(body))
+        if id is None:
             return [b"400"]
+        task = state.tasks.get(id)
+        if task is None:  # the store, which has it, could not give it back
+            return [b"500"]
         if task.live:
             return [b"300"]
         if task.state is not State.SUCCEEDED:
@@ -284,6 +278,14 @@ class Doors:
             if task is not None and last and task.state in (State.QUEUED, State.WAITING):
                 self.broker.cancel(task, now, "its last Titanic client closed it")
         return [b"200"]
+
+
+def ids_wanted(state: BrokerState, message: Requested) -> list[str]:
+    """The task whose reply is asked for, when it is not in memory: the store has it."""
+    if message.service != "titanic.reply":
+        return []
+    id = state.aliases.get(_alias(message.body), "")
+    return [id] if id and id not in state.tasks else []
 
 
 def _alias(body: Frames) -> str:

@@ -125,7 +125,7 @@ class Broker:
         self._collector: dict[bytes, tuple[Collector]] = {}  #: by peer, shared by its tasks
         self._round_at: float | None = None  #: when placing must be tried again
         self.fleet = Fleet(self, now)
-        self.doors = Doors(self, now)
+        self.doors = Doors(self)
         self._rearm(now)
 
     # --- the interface --------------------------------------------------------------------
@@ -231,7 +231,6 @@ class Broker:
             action(argument, now)
         self.fleet.look(now)
         self.fleet.sweep(now)
-        self.doors.sweep(now)
         queue = self.state.queue
         if queue.size and (queue.changed or (self._round_at is not None and self._round_at <= now)):
             queue.changed = False

@@ -569,7 +569,6 @@ class BrokerState:
         return (
             not task.live
             and not task.collectors
-            and task.id not in self.aliased
             and not any(child.live for child in task.children or ())
             and task.made == len(task.attempts or ())
         )

@@ -111,7 +111,7 @@ class Outside(Books):
     def _titanic(self, e: Entry) -> None:
         task = self.tasks[self.aliases[e["alias"]]]
         right = {"200": task.state == "succeeded", "400": task.state in OVER - {"succeeded"}}
-        if not right[e["status"]] or (e["status"] == "200" and e["value"] != task.value):
+        if not right.get(e["status"]) or (e["status"] == "200" and e["value"] != task.value):
             raise Violation("P3", f"Titanic says {e['status']}, {task.id} {task.state}", task.id)
 
     def _drain(self, e: Entry) -> None:

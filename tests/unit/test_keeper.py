@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import broker.keeper
-from broker.core.facts import Accepted, Assigned, Closed, Fact, Moved
+from broker.core.facts import Accepted, Aliased, Assigned, Closed, Fact, Moved
 from broker.core.state import TaskRecord
 from broker.keeper import FOLD_IDLE, Keeper
 from broker.store.sqlite import SqliteStore
@@ -191,7 +191,38 @@ def test_no_kill_between_folds_and_deletions_loses_a_task(
         assert all(shelf.knows(id) for id in rng.sample(kept, min(len(kept), 2)))
 
 
+def test_what_nobody_closed_is_let_go_with_its_task(shelves: Callable[..., Shelf]) -> None:
+    shelf = shelves(retention=60.0, in_memory=1)
+    shelf.accepts("live")
+    for id in "abc":
+        shelf.runs(id)
+    shelf.says(*(Aliased(f"of {id}", id) for id in ("live", "a", "b", "c")))
+    shelf.idles()
+    assert len(shelf.state.aliases) == 4
+    shelf.now += broker.keeper.RETENTION_EVERY
+    shelf.tends()
+    assert shelf.state.aliases == {"of live": "live"}
+    assert not any(shelf.knows(id) for id in "abc")
+    shelf.dies()
+    assert shelf.state.aliases == {"of live": "live"}
+
+
 # --- leaving memory ---------------------------------------------------------------------
+
+
+def test_tasks_that_titanic_s_clients_never_close_leave_memory_too(
+    shelves: Callable[..., Shelf],
+) -> None:
+    shelf = shelves(in_memory=10)
+    for number in range(100):
+        shelf.runs(f"t{number}")
+        shelf.says(Aliased(f"of t{number}", f"t{number}"))
+        shelf.tends()
+    assert len(shelf.state.tasks) <= 13
+    shelf.dies()
+    assert len(shelf.state.tasks) <= 13
+    assert len(shelf.state.aliases) == 100
+    assert shelf.knows("t0")
 
 
 def records() -> int:

@@ -583,7 +583,6 @@ def test_a_request_that_failed_for_good_says_so(story: Story, titanic: Titanic) 
     client = story.client()
     client.cancels(only_task(story))
     assert titanic("reply", alias) == [b"400", b"FAILED cancelled"]
-    assert not story.state.forgettable(story.task(only_task(story)))
 
 
 @pytest.mark.parametrize(
@@ -644,20 +643,11 @@ def test_two_aliases_of_one_task_are_closed_one_by_one(story: Story) -> None:
     story.is_(id, State.CANCELLED)
 
 
-def test_an_alias_that_nobody_closes_is_let_go_after_the_retention(
-    stories: Callable[..., Story],
-) -> None:
-    story = stories(retention=86400.0)
-    titanic = Titanic(story)
-    _, done = titanic("request", b"x", b"body")
-    worker = story.plain("worker")
-    worker.serves("x")
-    worker.replies(worker.gets(only_task(story)), b"done")
-    worker.parts()
-    story.later(80000.0)
-    assert titanic("reply", done) == [b"200", b"done"]
-    _, waiting = titanic("request", b"never", b"body")
-    story.later(20000.0)
-    assert titanic("reply", done) == [b"400"]
-    assert titanic("reply", waiting)[0] == b"400"  # it expired, and says so
-    assert list(story.state.aliases) == [waiting.decode()]
+def test_requests_that_nobody_closes_are_bounded(story: Story, titanic: Titanic) -> None:
+    with patch.object(doors, "MAX_ALIASES", 2):
+        _, first = titanic("request", b"x", b"one")
+        titanic("request", b"x", b"two")
+        assert titanic("request", b"x", b"three") == [b"500"]
+        titanic("close", first)
+        assert titanic("request", b"x", b"three")[0] == b"200"
+    assert story.broker.refused == {"too many open requests": 1}
