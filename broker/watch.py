@@ -8,6 +8,7 @@ from now. So a slow watcher costs nothing but its own freshness.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -27,7 +28,7 @@ from broker.core.views import task_view
 from broker.outbox import Outbox
 from broker.store import Row, Store
 from corral import wire
-from corral.errors import StoreCorrupt
+from corral.errors import StoreCorrupt, TooManyWatches
 from corral.messages import Refused, Update, Updates, Watch
 from corral.tasks import TERMINAL, TRANSITIONS, State
 
@@ -35,6 +36,7 @@ MAX_SNAPSHOT = 5000  # tasks in a snapshot: the unfinished, then the newest
 MAX_REPLAY = 10_000  # updates for one that resumes; beyond, it gets a snapshot
 MAX_READ = 4 << 20  # bytes of the journal that are looked at for these, before they are understood
 MAX_WATCHERS = 1000
+LOOK_EVERY = 1.0  # seconds between looks whether all of these are still there
 log = logging.getLogger("corral.broker")
 
 
@@ -61,11 +63,12 @@ class Watches:
         self.store = store
         self.outbox = outbox
         self.watchers: dict[bytes, Watcher] = {}
+        self._looked = 0.0
 
     def begin(self, peer: bytes, call: Watch, state: BrokerState, seq: int) -> None:
         """Open a stream, with what the watcher missed or a snapshot first."""
-        if len(self.watchers) >= MAX_WATCHERS:
-            del self.watchers[next(iter(self.watchers))]
+        if len(self.watchers) >= MAX_WATCHERS and call.request not in self.watchers:
+            self._make_room(seq)
         watcher = self.watchers[call.request] = Watcher(peer, call.request, frozenset(call.ids))
         missed = None if call.since is None else self._missed(call.since, seq)
         if missed is None and (call.since is not None or call.ids):
@@ -73,6 +76,21 @@ class Watches:
         else:
             items = [u for u in missed or () if watcher.wants(u.id)]
             watcher.behind = not self._send(watcher, Updates(call.request, items, seq=seq))
+
+    def _make_room(self, seq: int) -> None:
+        """Let go of watchers that left without a word.
+
+        Raises:
+            TooManyWatches: all of them are there.
+        """
+        now = time.monotonic()
+        if now >= self._looked + LOOK_EVERY:
+            self._looked = now
+            # Who is gone is found by sending. One that is behind is sent nothing but a snapshot.
+            for watcher in {w.peer: w for w in self.watchers.values() if not w.behind}.values():
+                self._send(watcher, Updates(watcher.request, [], seq=seq))
+        if len(self.watchers) >= MAX_WATCHERS:
+            raise TooManyWatches(count=len(self.watchers))
 
     def _missed(self, since: int, seq: int) -> list[Update] | None:
         """Updates after `since`; None when the journal does not reach back that far."""

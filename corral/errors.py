@@ -273,6 +273,17 @@ class Busy(CorralError):
     exit_status = 1
 
 
+class TooManyWatches(CorralError):
+    """The broker serves {count} watches, as many as it can.
+
+    End some (`corral task watch`, or streams of the SDK) and watch again. `corral task show` tells
+    how a task stands without a watch.
+    """
+
+    code = "too_many_watches"
+    exit_status = 1
+
+
 class StoreFull(CorralError):
     """The broker's store cannot be written: {why}
 

@@ -245,6 +245,7 @@ BY_CODE: Mapping[str, int] = {
     "key_refused": 503,  # the gateway's own key: no fault of who asks
     "key_mismatch": 503,
     "busy": 503,
+    "too_many_watches": 503,
     "store_full": 503,
 }
 

@@ -22,7 +22,7 @@ EXITS = {
     "not_allowed": 4, "key_refused": 4,
     "broker_unreachable": 5, "timed_out": 7, "task_cancelled": 8,
     "error": 1, "task_failed": 1, "busy": 1, "store_full": 1, "store_corrupt": 1,
-    "fenced": 1, "illegal_transition": 1,
+    "fenced": 1, "illegal_transition": 1, "too_many_watches": 1,
 }  # fmt: skip
 
 
