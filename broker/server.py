@@ -291,14 +291,11 @@ class Server:
                 keeper.recall(state, admission.ids_wanted(state, call))
                 keeper.recall_lineage(state, admission.content_wanted(state, call))
             return call
-        if isinstance(call, Results | Cancel | Retry):
-            keeper.recall(state, call.ids)  # whole ids first: to look for prefixes costs more
-            if any(id not in state.tasks for id in call.ids):
-                call = structs.replace(call, ids=self.queries.resolve(call.ids))
-            if isinstance(call, Retry):
-                keeper.recall_lineage(state, call.ids)
-            else:
-                keeper.recall(state, call.ids)
+        if isinstance(call, Results | Cancel):  # of whole ids: a prefix could mean another task
+            keeper.recall(state, call.ids)
+            return call
+        if isinstance(call, Retry):
+            keeper.recall_lineage(state, call.ids)
             return call
         if isinstance(call, Drain | Resume):
             return call

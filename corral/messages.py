@@ -44,7 +44,7 @@ class Submit(Struct, frozen=True, array_like=True):
 
 
 class Results(Struct, frozen=True, array_like=True):
-    """Answer with the outcome of each task, now or when it ends."""
+    """Answer with the outcome of each task, now or when it ends. Ids are whole."""
 
     request: Request
     ids: Ids
@@ -93,7 +93,7 @@ class Unwatch(Struct, frozen=True, array_like=True):
 
 
 class Cancel(Struct, frozen=True, array_like=True):
-    """Cancel these tasks for good: durable before it is answered."""
+    """Cancel these tasks for good: durable before it is answered. Ids are whole."""
 
     request: Request
     ids: Ids
@@ -101,7 +101,7 @@ class Cancel(Struct, frozen=True, array_like=True):
 
 
 class Retry(Struct, frozen=True, array_like=True):
-    """Open a new run of tasks that ended without success."""
+    """Open a new run of tasks that ended without success. Ids are whole."""
 
     request: Request
     ids: Ids

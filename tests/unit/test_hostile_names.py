@@ -16,6 +16,7 @@ from corral.messages import (
     Accepted,
     Call,
     Cancel,
+    Done,
     Explain,
     List,
     Logs,
@@ -69,8 +70,6 @@ def refusal(peer: Peer, call: Call) -> Refused:
         (Submit(b"r", [Spec("echo", EMPTY, {"p": NUL})]), "missing_parent"),
         (Submit(b"r", [Spec("echo", EMPTY, id=NUL)]), "bad_task"),
         (Results(b"r", [NUL]), "not_found"),
-        (Cancel(b"r", [NUL]), "not_found"),
-        (Retry(b"r", [NUL]), "not_found"),
         (Show(b"r", [NUL]), "not_found"),
         (Explain(b"r", NUL), "not_found"),
         (Watch(b"r", [NUL]), "not_found"),
@@ -80,6 +79,13 @@ def refusal(peer: Peer, call: Call) -> Refused:
 )
 def test_a_name_with_a_nul_names_nothing(peer: Peer, call: Call, code: str) -> None:
     assert refusal(peer, call).code == code
+    accepts(peer)
+
+
+@pytest.mark.parametrize("call", [Cancel(b"r", [NUL]), Retry(b"r", [NUL])])
+def test_nothing_of_such_a_name_is_changed(peer: Peer, call: Call) -> None:
+    peer.calls(call)
+    assert peer.answers() == [Done(b"r", [], {NUL: "not found"})]
     accepts(peer)
 
 

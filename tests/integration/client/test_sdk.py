@@ -96,13 +96,18 @@ def test_failures_are_told(corral: Client) -> None:
 
 
 def test_cancel_retry_and_their_errors(corral: Client) -> None:
-    task = corral.submit("sleep", seconds=60)
+    task = corral.submit("sleep", id="run-10", seconds=60)
     with pytest.raises(TimedOut):
         task.result(timeout=0.2)
+    for id in ("run-1", "last"):  # no prefix: what acts on a task wants its whole id
+        assert corral.cancel([id]).unchanged == {id: "not found"}
+        with pytest.raises(NotFound, match=id):
+            corral.handle(id).result(timeout=10)
     assert task.cancel("enough")
     with pytest.raises(TaskCancelled, match="enough"):
         task.result(timeout=30)
     assert not task.cancel()
+    assert corral.retry(["run-1"]).unchanged == {"run-1": "not found"}
     assert corral.retry([task.id]).changed == [task.id]
     assert corral.cancel([task.id]).changed == [task.id]
 
