@@ -22,7 +22,14 @@ from broker.auth import Gate, refusal, require_keys
 from broker.backup import PAUSE, Backups
 from broker.clock import Clock
 from broker.core import admission, doors
-from broker.core.effects import Effect, Persist, ReplyToClient, SendToWorker, Telemetry
+from broker.core.effects import (
+    Effect,
+    Persist,
+    ReplyPlain,
+    ReplyToClient,
+    SendToWorker,
+    Telemetry,
+)
 from broker.core.events import Event, Heard, PeerLost, Turn, Unsendable
 from broker.core.facts import Fact
 from broker.core.machine import Broker, Collector
@@ -180,6 +187,7 @@ class Server:
         """Wait up to `timeout` ms for a message, then handle everything that is there."""
         effects: list[Effect] = []
         events, self.events = self.events, []
+        self.broker.full = self.store.full
         if self.socket.poll(timeout):
             self._receive(effects)
         now = self.now()
@@ -407,6 +415,10 @@ class Server:
             if isinstance(waiter, Collector)
         }
         for effect in effects:
+            if isinstance(effect, ReplyPlain) and effect.service == "titanic.request":
+                self.outbox.send(
+                    effect.peer, wire.reply(effect.dialect, effect.service, [b"500"], True)
+                )
             if not isinstance(effect, ReplyToClient):
                 continue
             if isinstance(effect.answer, Outcomes):

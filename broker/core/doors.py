@@ -172,6 +172,9 @@ class Doors:
         state = broker.state
         entry = state.catalog.get(service)
         size = sum(map(len, body))
+        if broker.full:
+            self.broker.refused["store_full"] += 1
+            return None
         if not has_room(state, 1, size):
             self.broker.refused["busy"] += 1
             return None

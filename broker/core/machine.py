@@ -121,6 +121,7 @@ class Broker:
         self.timers: list[tuple[float, int, Callable[..., None], Any]] = []
         self._timer = 0
         self._most_timers = 0  #: so many, and those of what is over are dropped
+        self.full = ""  #: why the store takes no new work, as the shell knows it
         self.refused: Counter[str] = Counter()  #: messages that were turned away, by reason
         self._collector: dict[bytes, tuple[Collector]] = {}  #: by peer, shared by its tasks
         self._round_at: float | None = None  #: when placing must be tried again

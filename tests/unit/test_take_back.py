@@ -37,6 +37,9 @@ class Peer:
         return wire.heard_by_client(self.hears())
 
 
+TITANIC = [b"MDPC02", b"\x01", b"titanic.request", b"echo", b"{}"]
+
+
 def echo(request: bytes) -> Submit:
     return Submit(request, [Spec("echo", msgspec.Raw(b"\x80"))], collect=True)
 
@@ -56,6 +59,8 @@ def test_clients_and_workers_are_told_of_a_commit_that_failed(
         disk.setattr(server.store, "append", refuse)
         unlucky.calls(echo(b"two"))
         [refused] = unlucky.answers()
+        unlucky.socket.send_multipart(TITANIC)
+        assert unlucky.hears()[-1] == b"500"
     assert refused == Refused(b"two", "store_full", {"why": "no room"})
     assert server.state.tasks.keys() == {request_id(b"one", 0)}
     # Who waits must ask again, and who works must say again what it runs.
@@ -82,6 +87,21 @@ def test_a_turn_that_no_row_of_the_journal_holds_is_refused(
     client.calls(echo(b"two"))
     [accepted] = client.answers()
     assert isinstance(accepted, Accepted)
+
+
+def test_no_new_work_is_taken_while_the_store_is_full(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, titanic = Peer(server), Peer(server)
+    monkeypatch.setattr(server.store, "renew", lambda: None)
+    monkeypatch.setattr(server.store, "full", "no room")
+    client.calls(echo(b"one"))
+    assert client.answers() == [Refused(b"one", "store_full", {"why": "no room"})]
+    titanic.socket.send_multipart(TITANIC)
+    assert titanic.hears()[-1] == b"500"
+    assert not server.state.tasks
+    for peer in (client, titanic):
+        peer.socket.close()
 
 
 def refuse(epoch: int, entry: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from unittest.mock import patch
+from unittest.mock import ANY, patch
 
 import pytest
 
@@ -600,6 +600,15 @@ def test_a_request_that_cannot_be_is_refused(
 def test_a_request_that_is_not_taken_says_so(story: Story, titanic: Titanic) -> None:
     story.worker(kinds=[kind("sum")])
     assert titanic("request", b"sum", b"no json") == [b"500"]
+
+
+def test_a_full_store_takes_no_request(story: Story, titanic: Titanic) -> None:
+    assert titanic("request", b"sum", b"1") == [b"200", ANY]
+    story.broker.full = "no room"
+    story.plain("client").requests("sum", b"2")
+    assert titanic("request", b"sum", b"3") == [b"500"]
+    assert len(story.state.tasks) == 1
+    assert story.broker.refused == {"store_full": 2}
 
 
 @pytest.mark.parametrize("alias", [b"", b"unknown", b"\xff\xfe"])
