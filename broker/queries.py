@@ -176,7 +176,7 @@ class Queries:
     def _watch(self, peer: bytes, call: Watch, now: float) -> None:
         ids = self.resolve(call.ids)
         watch = Watch(call.request, ids, call.since)
-        self.server.watches.begin(peer, watch, self.server.state, self.server.keeper.lsn)
+        self.server.watches.begin(peer, watch, self.server.keeper.lsn)
 
     def _unwatch(self, peer: bytes, call: Unwatch, now: float) -> Answer:
         ended = self.server.watches.end(call.watch)

@@ -28,7 +28,7 @@ from broker.core.views import task_view
 from broker.outbox import Outbox
 from broker.store import Row, Store
 from corral import wire
-from corral.errors import StoreCorrupt, TooManyWatches
+from corral.errors import CorralError, TooManyWatches
 from corral.messages import Refused, Update, Updates, Watch
 from corral.tasks import TERMINAL, TRANSITIONS, State
 
@@ -49,7 +49,7 @@ class Watcher:
         self.peer = peer
         self.request = request
         self.ids = ids  #: empty: every task
-        self.behind = False
+        self.behind = False  #: it needs a snapshot before anything else
 
     def wants(self, id: str) -> bool:
         """Whether it asked about this task."""
@@ -65,14 +65,17 @@ class Watches:
         self.watchers: dict[bytes, Watcher] = {}
         self._looked = 0.0
 
-    def begin(self, peer: bytes, call: Watch, state: BrokerState, seq: int) -> None:
-        """Open a stream, with what the watcher missed or a snapshot first."""
+    def begin(self, peer: bytes, call: Watch, seq: int) -> None:
+        """Open a stream, with what the watcher missed first.
+
+        A snapshot waits for `catch_up`: memory may hold what this turn has not committed yet.
+        """
         if len(self.watchers) >= MAX_WATCHERS and call.request not in self.watchers:
             self._make_room(seq)
-        watcher = self.watchers[call.request] = Watcher(peer, call.request, frozenset(call.ids))
         missed = None if call.since is None else self._missed(call.since, seq)
+        watcher = self.watchers[call.request] = Watcher(peer, call.request, frozenset(call.ids))
         if missed is None and (call.since is not None or call.ids):
-            self._snapshot(watcher, state, seq)
+            watcher.behind = True
         else:
             items = [u for u in missed or () if watcher.wants(u.id)]
             watcher.behind = not self._send(watcher, Updates(call.request, items, seq=seq))
@@ -159,14 +162,21 @@ class Watches:
                 watcher.behind = not self._send(watcher, Updates(watcher.request, items, seq=seq))
 
     def catch_up(self, state: BrokerState, seq: int) -> None:
-        """Give a snapshot to every watcher that fell behind and can be reached again."""
+        """Give a snapshot to every watcher that needs one and can be reached.
+
+        Call it between turns, when memory is what was committed.
+        """
         for watcher in list(self.watchers.values()):
             if watcher.behind and watcher.peer not in self.outbox.waiting:
                 watcher.behind = False
                 try:
                     self._snapshot(watcher, state, seq)
-                except StoreCorrupt as error:
-                    log.error("%s", error)
+                except Exception as error:  # it only reads, so a defect in it ends nothing else
+                    if isinstance(error, CorralError):
+                        log.error("%s", error)
+                    else:
+                        log.exception("a snapshot failed")
+                        error = CorralError(what=f"the broker could not answer: {error!r}")
                     fields = {name: str(value) for name, value in error.fields.items()}
                     self._send(watcher, Refused(watcher.request, error.code, fields))
                     self.end(watcher.request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 import zmq
@@ -10,8 +12,20 @@ from broker import keeper
 from broker.server import Server
 from corral import wire
 from corral.errors import StoreFull
-from corral.messages import Accepted, Answer, Call, Document, Kind, Outcomes, Refused, Submit
-from corral.tasks import Spec, request_id
+from corral.messages import (
+    Accepted,
+    Answer,
+    Call,
+    Cancel,
+    Document,
+    Kind,
+    Outcomes,
+    Refused,
+    Submit,
+    Updates,
+    Watch,
+)
+from corral.tasks import Spec, State, request_id
 
 
 class Peer:
@@ -87,6 +101,24 @@ def test_a_turn_that_no_row_of_the_journal_holds_is_refused(
     client.calls(echo(b"two"))
     [accepted] = client.answers()
     assert isinstance(accepted, Accepted)
+
+
+def test_a_watcher_is_told_nothing_that_was_not_committed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, id = Peer(server), request_id(b"one", 0)
+    client.calls(echo(b"one"))
+    client.answers()
+    with monkeypatch.context() as disk:
+        disk.setattr(server.store, "append", refuse)
+        client.calls(Cancel(b"two", [id]))
+        client.calls(Watch(b"three", [id]))
+        time.sleep(0.1)  # so that both are there at the next turn
+        heard = [answer for _ in range(3) for answer in client.answers()]
+    assert Refused(b"two", "store_full", {"why": "no room"}) in heard
+    [updates] = [answer for answer in heard if isinstance(answer, Updates)]
+    assert [view.state for view in updates.snapshot or ()] == [State.QUEUED]
+    client.socket.close()
 
 
 def test_no_new_work_is_taken_while_the_store_is_full(
