@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -48,6 +49,9 @@ def start(data: Path, bind: str, keys: Path | None, file: Path | None) -> None:
     if not config.is_endpoint(bind.removesuffix("*") + "0" if bind.endswith(":*") else bind):
         raise Usage(what=f"--bind {bind!r} is no endpoint; write tcp://HOST:PORT")
     settings = _settings(file)
+    # Each peer is an open file, and a shell commonly allows 1024 unless it is asked for more.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     store = SqliteStore(data)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     gate = None

@@ -257,8 +257,8 @@ class Server:
             if isinstance(message.message, Finished | Checkpoint):
                 try:
                     inner, blobs = self._put_away(message.message)
-                except StoreFull:
-                    self._hold(message.message, (peer, message, who))
+                except (StoreFull, OSError) as error:
+                    self._hold(message.message, (peer, message, who), error)
                     return
                 if isinstance(inner, Checkpoint) and self._held:  # what is held is older
                     self._held.pop((Checkpoint, inner.token), None)
@@ -266,8 +266,8 @@ class Server:
         elif isinstance(message, Replied) and message.final:
             try:
                 blobs = self._put_away_plain(message)
-            except StoreFull:
-                self._hold(message, (peer, message, who))
+            except (StoreFull, OSError) as error:
+                self._hold(message, (peer, message, who), error)
                 return
         elif isinstance(message, Requested):
             self._recall_reply(message)
@@ -324,6 +324,7 @@ class Server:
 
         Raises:
             StoreFull: the disk did not take it.
+            OSError: the system lacks what it takes to write a file, which may pass.
         """
         if isinstance(message, Checkpoint):
             if message.token not in self.state.attempts:  # nobody's: not worth a file
@@ -353,9 +354,14 @@ class Server:
         return memoryview(ended.value).nbytes > self.settings.inline_result
 
     def _hold(
-        self, message: Finished | Checkpoint | Replied, heard: tuple[bytes, Inbound, str]
+        self,
+        message: Finished | Checkpoint | Replied,
+        heard: tuple[bytes, Inbound, str],
+        error: Exception,
     ) -> None:
         """Keep what the disk refused, once for each attempt: workers save often, and say again."""
+        if isinstance(error, OSError):
+            log.warning("a result or checkpoint waits until it can be written: %s", error)
         if isinstance(message, Finished):
             large = filter(self._is_large, message.items)
             token = next(ended.token for ended in large if ended.token in self.state.attempts)

@@ -163,7 +163,11 @@ class Store(Protocol):
     def blob_put(self, data: bytes) -> str:
         """Keep `data`; it is on stable storage when this returns. Returns its digest.
 
-        Equal data is kept once. Raises `StoreFull`.
+        Equal data is kept once.
+
+        Raises:
+            StoreFull: the disk has no room.
+            OSError: the system could not write a file now; nothing of it was stored.
         """
 
     def blob_get(self, digest: str, offset: int = 0, size: int = -1) -> bytes:

@@ -26,11 +26,12 @@ class Reserve:
         return max(0, self._size - files.size(self._path))
 
     def hold(self) -> bool:
-        """Take the room; False when there is not enough. What does not compress stays written."""
+        """Take the room; False when that cannot be. What does not compress stays written."""
         if not self.missing:
             return True
-        if files.extend(self._path, self._size, os.urandom(1 << 16)):
-            return True
+        with suppress(OSError):  # what the system lacks now it may have when this is tried again
+            if files.extend(self._path, self._size, os.urandom(1 << 16)):
+                return True
         self.release()
         return False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import resource
 import socket
 import subprocess
 import sys
@@ -265,6 +266,17 @@ def test_peers_that_ask_for_too_much_and_vanish_do_not_end_the_broker(
             assert broker.alive, broker.log
             assert client.status().tasks["queued"] == 600
             time.sleep(0.1)
+
+
+def test_a_broker_has_as_many_open_files_as_it_may(tmp_path: Path) -> None:
+    """Each peer is one: those of a shell's soft limit would be used up by a thousand."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
+    try:
+        with BrokerDaemon(tmp_path / "broker") as broker:
+            assert resource.prlimit(broker.pid, resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
 
 
 def test_a_defect_in_a_question_is_answered_and_ends_nothing(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import msgspec
 import pytest
 
 from broker.server import Server
+from broker.store import files
 from broker.store.blobs import digest_of
 from corral import wire
 from corral.errors import StoreFull
@@ -76,5 +79,28 @@ def test_the_newest_of_each_attempt_is_written_once_the_disk_has_room(
     monkeypatch.setattr(server.store, "blob_put", record)
     until(server, lambda: server.state.tasks[item.id].state is State.SUCCEEDED)
     assert written == [server.state.tasks[item.id].blob] == [digest_of(RESULT)]
+    for peer in (client, worker):
+        peer.socket.close()
+
+
+@pytest.mark.parametrize("lacks", [errno.EMFILE, errno.EACCES])
+def test_a_broker_that_cannot_write_a_file_for_a_moment_goes_on(
+    server: Server, lacks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Peer(server)
+    client.calls(Submit(b"one", [Spec("echo", msgspec.Raw(b"\x80"))]))
+    client.answers()
+    worker, item = works(server, "1")
+
+    def lacking(path: Path, data: bytes) -> None:
+        raise OSError(lacks, os.strerror(lacks))
+
+    with monkeypatch.context() as system:
+        system.setattr(files, "write", lacking)
+        say(worker, Checkpoint(item.token, b"reached 1"))
+        say(worker, Finished(1, [Ended(item.token, "ok", value=msgspec.Raw(RESULT))]))
+        assert server.state.tasks[item.id].state is State.RUNNING
+    until(server, lambda: server.state.tasks[item.id].state is State.SUCCEEDED)
+    assert server.state.tasks[item.id].blob == digest_of(RESULT)
     for peer in (client, worker):
         peer.socket.close()
