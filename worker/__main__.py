@@ -114,14 +114,14 @@ def _settings(file: str | None, options: dict[str, Any]) -> Settings:
         "worker.memory_gb": options["memory"],
         "worker.kinds": options["kinds"],
         "worker.drain_deadline": options["grace"],
-        "worker.gpus": ",".join(options["gpu"]),
-        "worker.labels": ",".join(options["label"]),
-        "worker.caches": ",".join(options["cache"]),
+        "worker.gpus": ",".join(options["gpu"]) or None,
+        "worker.labels": ",".join(options["label"]) or None,
+        "worker.caches": ",".join(options["cache"]) or None,
     }
     environment = dict(os.environ)
     if file is not None:
         environment["CORRAL_CONFIG"] = file
-    given = {key: value for key, value in flags.items() if value not in (None, "")}
+    given = {key: value for key, value in flags.items() if value is not None}
     return config.load(given, environment, Path.cwd(), Path.home()).settings
 
 

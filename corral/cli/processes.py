@@ -29,6 +29,7 @@ START_SECONDS = 60.0  # until everything has registered; cold imports on a slow 
 STOP_SECONDS = 40.0  # a worker's grace for what it runs, and some
 LAST_LINES = 20  # of a daemon that died
 LOOK = 0.05  # seconds between looks at a start
+KEYLESS = ("--key", "")  # this broker has no keys, whichever one is configured for another
 
 # What a child executes first: it asks the kernel for SIGTERM when its parent dies, so that not even
 # a parent that is killed leaves a process behind. (A preexec_fn would do the same, but is not safe
@@ -165,9 +166,9 @@ class LocalFleet:
             return
         for name in self.names:
             folder = str(self.data / name)
-            worker = [script("corral-worker"), "--broker", self.endpoint, "--name", name]
+            worker = [script("corral-worker"), "--broker", self.endpoint, *KEYLESS, "--name", name]
             self._launch(name, [*worker, "--slots", str(self._slots), "--data", folder])
-        with Client(self.endpoint, timeout=1.0) as client:
+        with Client(self.endpoint, key="", timeout=1.0) as client:
             self._until(lambda: self._registered(client))
 
     def start_gateway(self, address: str, needed: bool) -> None:
@@ -176,8 +177,8 @@ class LocalFleet:
         Raises:
             DaemonDied: it is needed, and ended; says what it said.
         """
-        command = [script("corral-gateway"), "start", "--broker", self.endpoint, "--bind", address]
-        command += ["--history", str(self.data / "history.db")]
+        command = [script("corral-gateway"), "start", "--broker", self.endpoint, *KEYLESS]
+        command += ["--bind", address, "--history", str(self.data / "history.db")]
         gateway = Daemon("gateway", command, self._say)
         if needed:
             self.daemons.append(gateway)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -97,6 +98,7 @@ def _next_steps(fleet: LocalFleet, workers: int, slots: int, seconds: float) -> 
         ),
         "In another terminal:",
         *([] if endpoint == DEFAULT else [f"  export CORRAL_BROKER={endpoint}"]),
+        *(["  unset CORRAL_KEY"] if os.environ.get("CORRAL_KEY") else []),  # it has no keys
         "  corral task submit echo text=hello --wait",
         "  corral top",
         "Ctrl-C stops everything.",

@@ -88,7 +88,7 @@ def _settings(file: str | None, options: dict[str, Any]) -> Settings:
         "endpoints": options["broker"],
         "key": options["key"],
         "gateway.bind": options["bind"],
-        "gateway.hosts": ",".join(options["hosts"]),
+        "gateway.hosts": ",".join(options["hosts"]) or None,
         "gateway.tokens": options["tokens"],
         "gateway.audit": options["audit"],
         "gateway.history": options["history"],
@@ -97,7 +97,7 @@ def _settings(file: str | None, options: dict[str, Any]) -> Settings:
     environment = dict(os.environ)
     if file is not None:
         environment["CORRAL_CONFIG"] = file
-    given = {key: value for key, value in flags.items() if value not in (None, "")}
+    given = {key: value for key, value in flags.items() if value is not None}
     return config.load(given, environment, Path.cwd(), Path.home()).settings
 
 

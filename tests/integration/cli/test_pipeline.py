@@ -61,6 +61,7 @@ def test_submit_leaves_and_run_comes_back_and_reuses(corral: Cli) -> None:
 
 def test_run_local_puts_the_report_beside_its_data(small: Cli) -> None:
     (small.folder / "small.yaml").write_text(SMALL.replace("IBM", "AAPL"))
+    (small.folder / "corral.yaml").write_text("key: anothers.key\n")  # its own broker has no keys
     done = small("pipeline", "run", "small.yaml", "--local", "--data", "work")
     assert done.status == 0, done
     assert "4 succeeded" in done.err

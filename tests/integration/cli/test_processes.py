@@ -39,8 +39,10 @@ def all_gone(processes: list[psutil.Process]) -> bool:
     return True
 
 
-def go_up(cli: Cli, started: Keep, *options: str, gateway: str = "--no-gateway") -> Started:
-    up = started(cli.start("up", "--bind", "tcp://127.0.0.1:*", gateway, *options))
+def go_up(
+    cli: Cli, started: Keep, *options: str, gateway: str = "--no-gateway", **variables: str
+) -> Started:
+    up = started(cli.start("up", "--bind", "tcp://127.0.0.1:*", gateway, *options, **variables))
     up.until(lambda: "corral task submit" in up.err)
     return up
 
@@ -98,7 +100,9 @@ def test_up_says_which_process_died_and_stops_the_others(alone: Cli, started: Ke
 
 
 def test_up_starts_a_gateway_beside_the_rest(alone: Cli, started: Keep) -> None:
-    up = go_up(alone, started, gateway="--gateway=127.0.0.1:0")
+    # Whoever has a key for another broker needs none here.
+    up = go_up(alone, started, gateway="--gateway=127.0.0.1:0", CORRAL_KEY="another.key")
+    assert "unset CORRAL_KEY" in up.err
     dashboard = re.search(r"Dashboard: (\S+)", up.err)
     assert dashboard is not None
     assert "<title>Corral</title>" in httpx.get(dashboard[1]).text
