@@ -21,7 +21,7 @@ from msgspec import structs
 from broker.core import views
 from broker.core.explain import explain
 from broker.store import Store
-from corral.errors import AmbiguousId, NoAttempt, NoKeys, NotFound, Usage
+from corral.errors import AmbiguousId, NoAttempt, NoKeys, NoLog, NotFound, Usage
 from corral.messages import (
     Answer,
     Backup,
@@ -193,7 +193,9 @@ class Queries:
         if attempt is None:
             raise NoAttempt(number=number, id=id)
         worker = self.server.state.workers.get(attempt.worker)
-        if worker is None or worker.peer is None or not worker.native:
+        if worker is not None and not worker.native:
+            raise NoLog(id=id, worker=attempt.worker)
+        if worker is None or worker.peer is None:
             raise NotFound(noun="worker", name=f"{attempt.worker}, which holds the log of {id},")
         self._fetch += 1
         self.fetches[self._fetch] = Fetch(peer, call, now + LOG_WAIT)

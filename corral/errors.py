@@ -171,6 +171,15 @@ class NoAttempt(NotFound):
     code = "no_attempt"
 
 
+class NoLog(NotFound):
+    """There is no log of task {id}: its worker {worker} speaks plain Majordomo.
+
+    What such a worker prints stays with it; `corral worker list` shows where it is.
+    """
+
+    code = "no_log"
+
+
 class AmbiguousId(CorralError):
     """The prefix {name} fits more than one task: {candidates}
 

@@ -19,7 +19,7 @@ from corral.client.engine import Engine
 from corral.client.handles import AsyncHandle, BaseHandle, Outcome
 from corral.client.pending import shown_as_update
 from corral.config import Settings
-from corral.errors import Usage
+from corral.errors import NotFound, Usage
 from corral.messages import (
     BackupView,
     BrokerView,
@@ -212,7 +212,8 @@ class Calls(Engine[H], Generic[H]):
     async def logs(self, id: str, attempt: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
         """An attempt's log, piece by piece; 0 is the last attempt. `follow` waits for its end.
 
-        A task that never began has no log.
+        A task that never began has no log. `follow` goes on while a worker is away: it comes back,
+        or the task gets another attempt.
         """
         number = at = 0
         while True:
@@ -222,7 +223,12 @@ class Calls(Engine[H], Generic[H]):
             if newest != number:
                 number, at = newest, 0
             while number:
-                piece = await self.ask(messages.Logs, messages.Chunk, id, number, at)
+                try:
+                    piece = await self.ask(messages.Logs, messages.Chunk, id, number, at)
+                except NotFound as error:
+                    if ended or error.fields.get("noun") != "worker":
+                        raise
+                    break
                 at += len(piece.data)
                 if piece.data:
                     yield piece.data

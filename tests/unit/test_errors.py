@@ -18,7 +18,7 @@ EXITS = {
     "missing_parent": 2, "cyclic_parents": 2, "duplicate_id": 2, "too_large": 2, "wrong_state": 2,
     "store_in_use": 2, "store_refused": 2, "address_in_use": 2, "keys_required": 2,
     "missing_extra": 2, "intruder": 2, "no_keys": 2,
-    "not_found": 3, "ambiguous_id": 3, "unknown_key": 3, "no_attempt": 3,
+    "not_found": 3, "ambiguous_id": 3, "unknown_key": 3, "no_attempt": 3, "no_log": 3,
     "not_allowed": 4, "key_refused": 4,
     "broker_unreachable": 5, "timed_out": 7, "task_cancelled": 8,
     "error": 1, "task_failed": 1, "busy": 1, "store_full": 1, "store_corrupt": 1,

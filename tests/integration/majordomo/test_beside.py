@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from corral import Client, Task
-from corral.errors import UnknownKind
+from corral.errors import NoLog, UnknownKind
 from tests.integration.majordomo import peers
 from tests.integration.majordomo.peers import Body, Client01, Client02, Worker01, Worker02, mmi
 from tests.integration.majordomo.test_mmi import settles
@@ -70,6 +70,8 @@ def test_corrals_client_is_served_by_a_plain_worker(
         handle = native.submit("plain", x=1, y=["a", None])
         (frame,) = handle.result(timeout=20)
         assert json.loads(frame) == {"got": {"x": 1, "y": ["a", None]}}
+        with pytest.raises(NoLog, match="plain Majordomo"):
+            next(native.logs(handle.id))
 
 
 def test_many_of_both_kinds_at_once(broker: BrokerDaemon, agent: None, native: Client) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from corral import Client, messages
 from corral.client import AsyncClient, engine
-from corral.errors import CorralError, NotAllowed, Usage
+from corral.errors import CorralError, NotAllowed, NotFound, Usage
 from corral.messages import Answer, Call, Done, Refused
 from corral.tasks import State
 from tests.unit.client.scripted import ScriptedBroker, echo
@@ -78,6 +78,32 @@ def test_a_call_and_its_answer(
         (heard,) = broker.calls
         assert heard == with_request(call, heard.request)
         assert with_request(got, b"") == returned if isinstance(got, Done) else got == returned
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_log_is_followed_past_a_worker_that_is_away_for_a_moment(follow: bool) -> None:
+    attempt = messages.AttemptView(number=1, worker="w1", started=1.0)
+    away = {"noun": "worker", "name": "w1, which holds the log of t,"}
+
+    def script(call: Call) -> list[Answer]:
+        if isinstance(call, messages.Show):
+            state = State.RUNNING if len(broker.heard(messages.Logs)) < 2 else State.SUCCEEDED
+            view = messages.TaskView(id="t", kind="k", state=state, attempts=[attempt])
+            return [messages.Shown(call.request, [view])]
+        assert isinstance(call, messages.Logs)
+        if len(broker.heard(messages.Logs)) == 2:
+            return [Refused(call.request, "not_found", away)]
+        rest = b"hello"[call.offset :][:3]
+        return [messages.Chunk(call.request, rest, call.offset, 5, call.offset + len(rest) == 5)]
+
+    with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
+        pieces = corral.logs("t", follow=follow)
+        assert next(pieces) == b"hel"
+        if follow:
+            assert b"".join(pieces) == b"lo"
+        else:
+            with pytest.raises(NotFound, match="w1"):
+                next(pieces)
 
 
 def test_the_two_faces_offer_the_same() -> None:
