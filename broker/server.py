@@ -293,8 +293,6 @@ class Server:
     def _look_up(self, peer: bytes, call: Call, now: float) -> Call | None:
         keeper, state = self.keeper, self.state
         if isinstance(call, Submit):
-            if self.store.full:
-                raise StoreFull(why=self.store.full)
             if keeper.tables:
                 keeper.recall(state, admission.ids_wanted(state, call))
                 keeper.recall_lineage(state, admission.content_wanted(state, call))

@@ -23,6 +23,7 @@ from corral.errors import (
     CyclicParents,
     DuplicateId,
     MissingParent,
+    StoreFull,
     TooLarge,
     UnknownKind,
 )
@@ -50,18 +51,32 @@ class Planned(NamedTuple):
     reopen: bool  #: and gets a new run
 
 
-def plan(state: BrokerState, call: Submit) -> dict[int, Planned]:
+def plan(state: BrokerState, call: Submit, full: str) -> dict[int, Planned]:
     """What the submission makes: its tasks by their place in it, parents first.
 
     Raises:
-        BadTask, BadParams, TooLarge, UnknownKind, MissingParent, CyclicParents, DuplicateId,
-        Busy: with the first reason found; then nothing of it is made.
+        BadTask, BadParams, TooLarge, UnknownKind, MissingParent, CyclicParents, DuplicateId: with
+        the first reason found; then nothing of it is made.
+        Busy, StoreFull: there is no room for what is not there yet; `full` says why of the store.
     """
+    planned = _plan(state, call)
+    if full or not has_room(state, len(planned), _params_bytes(call.tasks)):
+        made = [one.spec for one in planned.values() if one.existing is None or one.reopen]
+        if made and full:
+            raise StoreFull(why=full)
+        if made and not has_room(state, len(made), _params_bytes(made)):
+            raise Busy(queued=state.unfinished, bytes=state.unfinished_bytes)
+    return planned
+
+
+def _params_bytes(specs: list[Spec]) -> int:
+    return sum(memoryview(spec.params).nbytes for spec in specs)
+
+
+def _plan(state: BrokerState, call: Submit) -> dict[int, Planned]:
     tasks = call.tasks
     if len(tasks) > MAX_BATCH:
         raise TooLarge(what="the submission", size=len(tasks), limit=MAX_BATCH)
-    if not has_room(state, len(tasks), sum(memoryview(spec.params).nbytes for spec in tasks)):
-        raise Busy(queued=state.unfinished, bytes=state.unfinished_bytes)
     planned: dict[int, Planned] = {}
     if len(tasks) == 1 and not tasks[0].after:
         return {0: _judge(state, call, 0, planned, {})}
@@ -289,7 +304,7 @@ def content_wanted(state: BrokerState, call: Submit) -> list[str]:
     ):
         return []
     try:
-        planned = plan(state, call)
+        planned = _plan(state, call)
     except CorralError:
         return []  # the machine will say what is wrong with it
     return [

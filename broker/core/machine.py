@@ -245,7 +245,7 @@ class Broker:
     # --- clients --------------------------------------------------------------------------
 
     def _submit(self, event: Heard, call: Submit, now: float) -> None:
-        planned = admission.plan(self.state, call)
+        planned = admission.plan(self.state, call, self.full)
         known: list[int] = []
         kept: dict[int, list[str]] = {}
         warnings: list[str] = []

@@ -7,6 +7,7 @@ import time
 import msgspec
 import pytest
 import zmq
+from msgspec import structs
 
 from broker import keeper
 from broker.server import Server
@@ -125,13 +126,18 @@ def test_no_new_work_is_taken_while_the_store_is_full(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, titanic = Peer(server), Peer(server)
+    client.calls(echo(b"zero"))
+    accepted = client.answers()
     monkeypatch.setattr(server.store, "renew", lambda: None)
     monkeypatch.setattr(server.store, "full", "no room")
     client.calls(echo(b"one"))
     assert client.answers() == [Refused(b"one", "store_full", {"why": "no room"})]
     titanic.socket.send_multipart(TITANIC)
     assert titanic.hears()[-1] == b"500"
-    assert not server.state.tasks
+    # Whoever did not hear that it was accepted does not submit it once more.
+    client.calls(structs.replace(echo(b"zero"), resend=True))
+    assert client.answers() == [structs.replace(accepted[0], known=[0])]
+    assert server.state.tasks.keys() == {request_id(b"zero", 0)}
     for peer in (client, titanic):
         peer.socket.close()
 

@@ -312,6 +312,24 @@ def test_a_queued_task_does_not_hold_the_message_it_came_in() -> None:
         tracemalloc.stop()
 
 
+def test_what_is_there_already_needs_no_room(stories: Callable[..., Story]) -> None:
+    story = stories(max_tasks=3)
+    story.announces(kind())
+    client = story.client()
+    sent = spec(), spec()
+    client.submits(*sent, request=b"r1")
+    resent = messages.Submit(b"r1", list(sent), resend=True)
+    client.calls(resent)
+    assert client.is_accepted(b"r1", 2)[1] == [0, 1]
+    mine = client.submit(id="mine")
+    assert client.is_refused(spec(id=mine), spec()).code == "busy"
+    story.broker.full = "no room"
+    client.calls(resent)
+    assert client.is_accepted(b"r1", 2)[1] == [0, 1]
+    refused = client.is_refused(spec(id=mine), spec())
+    assert (refused.code, refused.fields) == ("store_full", {"why": "no room"})
+
+
 def test_a_refusal_stores_nothing_of_what_was_good(story: Story) -> None:
     story.announces(kind(), TRAIN)
     client = story.client()
