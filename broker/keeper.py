@@ -26,7 +26,7 @@ from broker.core.facts import (
 )
 from broker.core.state import BrokerState, TaskRecord
 from broker.store import Row, Store
-from corral.errors import CorralError, StoreFull
+from corral.errors import CorralError, NotFound, StoreCorrupt, StoreFull
 from corral.handlers import echo, sleep
 from corral.settings import BrokerSettings
 from corral.tasks import State
@@ -315,19 +315,28 @@ class Keeper:
         while self._folding:
             self._fold_some(state)
 
-    def audit(self) -> Iterator[tuple[str, str]]:
-        """Where the journal does not lead to what the tables say: (task, why)."""
+    def audit(self) -> Iterator[tuple[str, str, str]]:
+        """Where the journal does not lead to what tables and blobs hold: (part, name, why).
+
+        The parts are those of `broker.store.fsck`.
+        """
         rows = {row.id: row for row in self.store.load().rows}
         try:
             state = self.load()
             state.check()
         except (AssertionError, KeyError, CorralError) as error:
-            yield "journal", f"it cannot be replayed: {error!r}"
+            yield "replay", "journal", f"it cannot be replayed: {error!r}"
             return
         for id, row in rows.items():
             task = state.tasks[id]
             if id not in state.dirty and encode_record(state.record(task)) != row.record:
-                yield id, "its row is not what its facts lead to"
+                yield "replay", id, "its row is not what its facts lead to"
+        for task in state.tasks.values():
+            for blob in filter(None, (task.blob, task.checkpoint)):  # most are in no row yet
+                try:
+                    self.store.blob_get(blob)
+                except (NotFound, StoreCorrupt) as error:
+                    yield "blob", blob, f"task {task.id} needs it: {error.message}"
 
 
 def _ended(state: BrokerState) -> tuple[int, int]:

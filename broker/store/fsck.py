@@ -1,7 +1,7 @@
 """Is a store whole? Every page, every journal row, every row's record and every blob is read.
 
 Findings are data; nothing is repaired and nothing printed here. What entries mean is not known
-either: the caller's `replay` tells whether they lead to the rows.
+either: the caller's `replay` tells whether they lead to the rows, and to blobs that are there.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 def fsck(
-    path: Path, replay: Callable[[Store], Iterable[tuple[str, str]]] | None = None
+    path: Path, replay: Callable[[Store], Iterable[tuple[str, str, str]]] | None = None
 ) -> list[Finding]:
     """What is wrong with the store in the folder `path`; nothing when it is whole.
 
-    `replay` gets the store to read from (`load`, `read`, `find`, `query`) and yields (task, why)
-    where the journal does not lead to the rows. It is only asked when all else is in order.
+    `replay` gets the store to read from (`load`, `read`, `find`, `query`, `blob_get`) and yields
+    (part, name, why) where the journal does not lead to what else is there. It is only asked when
+    all that can be judged without it is in order.
 
     Raises:
         StoreInUse: a broker works with it; names its pid.
@@ -62,7 +63,7 @@ def fsck(
             dict.fromkeys(finding for part in _CHECKS for finding in _examine(store, part))
         )
         if not found and replay is not None:
-            found = [Finding(part="replay", name=name, why=why) for name, why in replay(store)]
+            found = [Finding(part=part, name=name, why=why) for part, name, why in replay(store)]
         return found
     finally:
         store.close()

@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 import broker.keeper
-from broker.core.facts import Accepted, Aliased, Assigned, Closed, Fact, Moved
+from broker.core.facts import Accepted, Aliased, Assigned, Closed, Fact, Moved, Saved
 from broker.core.state import TaskRecord
 from broker.keeper import FOLD_IDLE, Keeper
+from broker.store.fsck import fsck
 from broker.store.sqlite import SqliteStore
 from corral.messages import Raw
 from corral.settings import BrokerSettings
@@ -66,9 +67,9 @@ class Shelf:
             )
         )
 
-    def ends(self, id: str, value: Raw = NOTHING) -> None:
+    def ends(self, id: str, value: Raw = NOTHING, blob: str = "") -> None:
         token = PREFIX + self.tokens[id].to_bytes(8, "big")
-        self.says(Closed(self.now, token, id, Cause.SUCCEED, "ok", value=value))
+        self.says(Closed(self.now, token, id, Cause.SUCCEED, "ok", value=value, blob=blob))
 
     def runs(self, id: str, *parents: str, params: Raw = NOTHING, value: Raw = NOTHING) -> None:
         self.accepts(id, *parents, params=params)
@@ -104,6 +105,29 @@ def shelves(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
     yield another
     for shelf in made:
         shelf.store.close()
+
+
+# --- looking for damage -----------------------------------------------------------------
+
+
+def test_files_that_only_the_journal_names_are_examined(shelves: Callable[..., Shelf]) -> None:
+    def findings() -> list[tuple[str, str]]:
+        shelf.store.close()
+        found = fsck(shelf.folder, lambda store: Keeper(store, shelf.settings).audit())
+        return [(finding.part, finding.name) for finding in found]
+
+    shelf = shelves()
+    result, checkpoint = shelf.store.blob_put(b"result"), shelf.store.blob_put(b"checkpoint")
+    for id in ("ends", "goes on"):
+        shelf.accepts(id)
+        shelf.assigns(id)
+    shelf.ends("ends", blob=result)
+    shelf.says(Saved("goes on", checkpoint))
+    assert findings() == []
+    (shelf.folder / "blobs" / result).write_bytes(b"Result")
+    assert findings() == [("blob", result)]
+    (shelf.folder / "blobs" / checkpoint).unlink()
+    assert findings() == [("blob", result), ("blob", checkpoint)]
 
 
 # --- retention --------------------------------------------------------------------------

@@ -123,10 +123,10 @@ def test_counters_are_guarded(binding: SqliteBinding) -> None:
 
 
 def test_replay_is_asked_and_heard(binding: SqliteBinding) -> None:
-    def replay(store: Store) -> Iterator[tuple[str, str]]:
+    def replay(store: Store) -> Iterator[tuple[str, str, str]]:
         assert store.load().lsn == 4
         assert [lsn for lsn, _ in store.read(4)] == [5, 6, 7, 8, 9]
-        yield "a", "the journal says running, the row says queued"
+        yield "replay", "a", "the journal says running, the row says queued"
 
     assert fsck(binding.folder, replay) == [
         Finding(part="replay", name="a", why="the journal says running, the row says queued")
