@@ -79,10 +79,14 @@ def create(folder: Path) -> None:
             connection.pragma("page_size", _PAGE_BYTES)
             _configure(connection)
             connection.execute(f"BEGIN; {_SCHEMA} COMMIT")
+            connection.wal_checkpoint()  # closing it would hide that there was no room for that
         finally:
             connection.close()
     except apsw.Error as error:
-        raise failure(error, folder) from error
+        found = failure(error, folder)
+        if isinstance(found, StoreFull):
+            found = StoreRefused(path=folder, why=str(error))
+        raise found from error
     files.replace(draft, path)
     files.sync_folder(folder)
 
