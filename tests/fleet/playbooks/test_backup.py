@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from corral import Client
 from tests.fleet.playbooks.fleet import (
     BROKER,
+    DEADLINE,
     destroy,
     live,
     names,
@@ -24,6 +26,8 @@ def test_queue_and_results_outlive_the_broker_s_container(deployed: Site) -> Non
     done = submit(deployed, 20, 0.01)
     wait_until_done(deployed, done)
     queued = submit(deployed, 30, 2)
+    ann = deployed.folder / "ann.key"
+    deployed.corral("keys", "new", "--role", "client", "--name", "ann", "--out", str(ann))
     served = deployed.ssh(deployed.address("broker"), PROCESS).stdout
     deployed.play("backup")
     assert served == deployed.ssh(deployed.address("broker"), PROCESS).stdout  # it went on
@@ -38,3 +42,6 @@ def test_queue_and_results_outlive_the_broker_s_container(deployed: Site) -> Non
     assert succeeded(deployed, done)
     wait_until_done(deployed, queued)
     assert live(deployed) == names()
+    with Client(deployed.endpoint, key=str(ann)) as client:  # who was let in then still is
+        assert client.outcome(client.submit("echo", said="hello"), DEADLINE).state == "succeeded"
+    deployed.corral("keys", "revoke", "ann")
