@@ -35,6 +35,15 @@ def test_queue_and_results_outlive_the_broker_s_container(deployed: Site) -> Non
     wrong = deployed.run("restore", "-e", "archive=backups/none.tar.zst")
     assert wrong.status == 2
     assert f"There is no archive {ROOT}/backups/none.tar.zst" in wrong.output
+
+    archive = max((deployed.folder / "backups").iterdir())
+    newer = archive.with_name("corral-99991231T000000Z.tar.zst")
+    newer.write_bytes(archive.read_bytes()[:-100])
+    cut = deployed.run("restore")
+    newer.unlink()
+    assert cut.status == 2
+    assert f"{newer} is not whole" in cut.output
+    assert "-e archive=FILE" in cut.output
     assert served == deployed.ssh(deployed.address("broker"), PROCESS).stdout
 
     destroy(deployed, BROKER)
