@@ -34,9 +34,15 @@ def token(fleet: Fleet) -> str:
 
 @pytest.fixture
 def address(fleet: Fleet) -> Iterator[str]:
-    """A gateway's, deployed into the fleet."""
+    """A gateway's, deployed into the fleet while a GPU host is switched off."""
+    static = fleet.site.folder / "inventory/gpu.yml"
+    off = {"ansible_host": f"{fleet.site.subnet}.60", "fleet_ssh_timeout": 1}
+    static.write_text(json.dumps({"all": {"children": {"role_gpu": {"hosts": {"gpu-1": off}}}}}))
     try:
-        deployed = fleet.site.play("deploy", *WANTED)
+        deployed = fleet.site.run("deploy", *WANTED)
+        static.unlink()
+        assert deployed.status == 2, deployed.output
+        assert "gpu-1 has not registered" in deployed.output
         assert deployed.changed["gateway-1"]
         yield f"{fleet.site.subnet}.15"
     finally:
