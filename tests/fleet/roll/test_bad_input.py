@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -48,10 +49,19 @@ def test_a_release_that_does_not_start_costs_the_canary_alone(fleet: Fleet) -> N
     assert after == before
 
 
-def test_an_update_goes_on_with_the_rest(fleet: Fleet) -> None:
-    """After one that waited too long for a task, and after one that was killed."""
+def test_an_update_goes_on_with_the_rest(fleet: Fleet, tmp_path: Path) -> None:
+    """After one that lost the broker's machine for a moment, after one that waited too long for a
+    task, and after one that was killed.
+    """
     release = fleet.another()
     before = fleet.releases()
+    ssh = silent_once(fleet, "broker", release, tmp_path)
+    status, output = fleet.update(release, "-e", f"ansible_ssh_executable={ssh}")
+    assert status != 0
+    assert "broker could not be reached" in output
+    assert "No worker was touched" in output
+    assert fleet.releases() == before
+
     needs = (Variant(cpus=0.0, labels={"host": "worker-3"}),)
     long = fleet.client.submit(KIND, seconds=900.0, needs=needs)
     fleet.until(lambda: bool(fleet.seen()["worker-3"].tasks))
@@ -74,6 +84,24 @@ def test_an_update_goes_on_with_the_rest(fleet: Fleet) -> None:
     assert status == 0, output
     assert fleet.all_on(release)
     assert fleet.lives()["worker-1"] == done  # it had passed
+
+
+def silent_once(fleet: Fleet, host: str, release: str, folder: Path) -> Path:
+    """An ssh that does not reach a machine, once, in the middle of the release's installation."""
+    # Another test may have installed it.
+    fleet.ssh(host, f"rm -f /opt/corral/releases/{release}/release.json")
+    names = fleet.site.folder.glob("volumes/*/root/etc/hostname")
+    (root,) = (one.parents[1] for one in names if one.read_text().strip() == host)
+    ssh = folder / "ssh"
+    ssh.write_text(f"""\
+#!/bin/sh
+case "$*" in *" {fleet.site.address(host)} "*)
+    test -e {root}/opt/corral/wheels-{release} && mkdir {folder}/was && exit 255
+esac
+exec /usr/bin/ssh "$@"
+""")
+    ssh.chmod(0o755)
+    return ssh
 
 
 def test_a_machine_that_dies_in_the_middle_of_a_batch_stops_the_roll(fleet: Fleet) -> None:
