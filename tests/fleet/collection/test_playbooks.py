@@ -14,6 +14,13 @@ from tests.fleet.collection.test_bad_input import clear, fault
 from tests.fleet.lab.process import LabProcess
 
 FLEET = (BROKER, WORKER)
+GPU = WORKER | {
+    "name": "gpu",
+    "count": 2,
+    "vmid": 7000,
+    "hostname": "gpu-{ordinal}",
+    "address_offset": 50,
+}
 REFUSED, UNREADABLE = 2, 1  # exit codes of ansible-playbook
 
 
@@ -116,6 +123,26 @@ def test_a_number_of_workers_that_is_none(player: Player, workers: str) -> None:
     said = player.refused("scale.yml", "-e", f"workers={workers}")
     assert "Say how many workers: -e workers=20" in said
     assert not (player.operator.folder / "group_vars" / "all" / "scale.yml").exists()
+
+
+def test_a_gpu_container_that_is_still_wanted(player: Player) -> None:
+    roles = (*FLEET, GPU)
+    player.operator.containers(roles=roles)
+    look(player.lab)
+    said = player.refused("remove.yml", "-e", "host=gpu-1", roles=roles)
+    assert "gpu-1 is a container of role gpu. Say count 1 for that role" in said
+    assert 7001 in fleet(player.lab)
+
+    # Nobody answers at the addresses of this lab: the plays that need them are left out.
+    roles = (*FLEET, GPU | {"count": 1})
+    done = player.play(
+        "remove.yml", "--limit", "localhost,worker-1", "-e", "host=gpu-1", roles=roles
+    )
+    assert done.returncode == 0, done.stdout
+    assert sorted(fleet(player.lab)) == [4001, 5001, 5002, 5003, 7002]
+    look(player.lab)
+    said = player.refused("remove.yml", "-e", "host=gpu-2", roles=roles)
+    assert "gpu-2 is the last gpu. To take it away as well: -e confirm_empty=gpu" in said
 
 
 @pytest.mark.parametrize("template", ["8", "6"])
