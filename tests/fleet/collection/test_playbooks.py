@@ -9,18 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.fleet.collection.operator import BROKER, ROOT, WORKER, Operator, fleet
+from tests.fleet.collection.operator import BROKER, ROOT, WORKER, Operator, fleet, without_lab
 from tests.fleet.collection.test_bad_input import clear, fault
 from tests.fleet.lab.process import LabProcess
 
 FLEET = (BROKER, WORKER)
 GPU = WORKER | {
-    "name": "gpu",
-    "count": 2,
-    "vmid": 7000,
-    "hostname": "gpu-{ordinal}",
-    "address_offset": 50,
-}
+    "name": "gpu", "count": 2, "vmid": 7000, "hostname": "gpu-{ordinal}", "address_offset": 50,
+}  # fmt: skip
 REFUSED, UNREADABLE = 2, 1  # exit codes of ansible-playbook
 
 
@@ -94,6 +90,26 @@ def test_a_vault_that_does_not_open(player: Player, given: str | None) -> None:
     assert f"{vault} cannot be opened" in said
     assert "export ANSIBLE_VAULT_PASSWORD_FILE=" in said
     assert not fleet(player.lab)
+
+
+def test_the_secrets_of_a_new_fleet_are_shown_to_nobody(tmp_path: Path) -> None:
+    operator = without_lab(tmp_path)
+    (tmp_path / "password").write_text("a password")
+    variables = tmp_path / "inventory/group_vars/all/main.yml"
+    variables.parent.mkdir(parents=True)
+    key = tmp_path / "mine/operator.key"
+    own = {"fleet_operator_key": str(key), "fleet_ssh_key": str(tmp_path / "ssh/id_ed25519")}
+    variables.write_text(json.dumps(own))
+    (tmp_path / "inventory/hosts.yml").write_text("{}")
+    made = operator.run(
+        "ansible-playbook", "-i", str(tmp_path / "inventory"), str(ROOT / "playbooks/keys.yml"),
+        "--diff", "-vvv", environment={
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_VAULT_PASSWORD_FILE": str(tmp_path / "password"),
+        },
+    )  # fmt: skip
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert json.loads(key.read_bytes())["secret"] not in made.stdout + made.stderr
 
 
 # --- what is wanted --------------------------------------------------------------------------
