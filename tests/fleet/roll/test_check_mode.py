@@ -39,7 +39,7 @@ def address(fleet: Fleet) -> Iterator[str]:
     off = {"ansible_host": f"{fleet.site.subnet}.60", "fleet_ssh_timeout": 1}
     static.write_text(json.dumps({"all": {"children": {"role_gpu": {"hosts": {"gpu-1": off}}}}}))
     try:
-        deployed = fleet.site.run("deploy", *WANTED)
+        deployed = fleet.site.run("deploy", *WANTED, "-e", "patience=5")
         static.unlink()
         assert deployed.status == 2, deployed.output
         assert "gpu-1 has not registered" in deployed.output
