@@ -121,7 +121,12 @@ def _settings(file: str | None, options: dict[str, Any]) -> Settings:
     environment = dict(os.environ)
     if file is not None:
         environment["CORRAL_CONFIG"] = file
-    given = {key: value for key, value in flags.items() if value is not None}
+    # An empty option is none, as of a variable that is not set; but no key is a choice of its own.
+    given = {
+        key: value
+        for key, value in flags.items()
+        if value is not None and (value != "" or key == "key")
+    }
     return config.load(given, environment, Path.cwd(), Path.home()).settings
 
 

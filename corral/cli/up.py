@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from corral.cli.options import loaded
 from corral.cli.output import coloured, counted, talk
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class _Prefixer:
 
 def _next_steps(fleet: LocalFleet, workers: int, slots: int, seconds: float) -> list[str]:
     endpoint = fleet.endpoint
+    keyless = ' --key ""' if loaded().settings.key else ""  # a key is for another broker
     return [
         "",
         f"Up after {seconds:.1f} s: a broker at {endpoint}, {counted(workers, 'worker')} "
@@ -98,9 +99,8 @@ def _next_steps(fleet: LocalFleet, workers: int, slots: int, seconds: float) -> 
         ),
         "In another terminal:",
         *([] if endpoint == DEFAULT else [f"  export CORRAL_BROKER={endpoint}"]),
-        *(["  unset CORRAL_KEY"] if os.environ.get("CORRAL_KEY") else []),  # it has no keys
-        "  corral task submit echo text=hello --wait",
-        "  corral top",
+        f"  corral task submit echo text=hello --wait{keyless}",
+        f"  corral top{keyless}",
         "Ctrl-C stops everything.",
         "",
     ]

@@ -66,6 +66,15 @@ def heard(systemd: socket.socket) -> list[bytes]:
 # --- up ---------------------------------------------------------------------------------
 
 
+def test_an_option_that_is_empty_is_none(alone: Cli, started: Keep) -> None:
+    (alone.folder / "corral.yaml").write_text("worker: {data: mine}\ngateway: {tokens: table}\n")
+    worker = started(alone.start("worker", "start", "--broker", free_endpoint(), "--data", ""))
+    worker.until((alone.folder / "mine/worker.lock").exists)
+    assert not (alone.folder / "worker.lock").exists()
+    gateway = started(alone.start("gateway", "start", "--bind", "127.0.0.1:0", "--tokens", ""))
+    gateway.until(lambda: "tokens are wanted" in gateway.err)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_serves_and_leaves_nothing_behind(alone: Cli, started: Keep, number: int) -> None:
     up = go_up(alone, started, "--workers", "2", "--slots", "3")
@@ -101,8 +110,11 @@ def test_up_says_which_process_died_and_stops_the_others(alone: Cli, started: Ke
 
 def test_up_starts_a_gateway_beside_the_rest(alone: Cli, started: Keep) -> None:
     # Whoever has a key for another broker needs none here.
-    up = go_up(alone, started, gateway="--gateway=127.0.0.1:0", CORRAL_KEY="another.key")
-    assert "unset CORRAL_KEY" in up.err
+    (alone.folder / "corral.yaml").write_text("key: another.key\n")
+    up = go_up(alone, started, gateway="--gateway=127.0.0.1:0")
+    assert 'corral task submit echo text=hello --wait --key ""\n' in up.err
+    broker = ("--broker", endpoint_of(up), "--key", "")
+    assert alone("task", "submit", "echo", "text=hello", "--wait", *broker).status == 0
     dashboard = re.search(r"Dashboard: (\S+)", up.err)
     assert dashboard is not None
     assert "<title>Corral</title>" in httpx.get(dashboard[1]).text
