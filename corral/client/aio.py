@@ -213,21 +213,28 @@ class Calls(Engine[H], Generic[H]):
         """An attempt's log, piece by piece; 0 is the last attempt. `follow` waits for its end.
 
         A task that never began has no log. `follow` goes on while a worker is away: it comes back,
-        or the task gets another attempt.
+        or the task gets another attempt. When it takes the rest of a log with it, that ends there.
+
+        Raises:
+            NotFound: no such task; or the worker that has the log is not there.
         """
         number = at = 0
         while True:
             [view] = await self.show([id])
             ended = not follow or view.state in TERMINAL
-            newest = attempt or max((one.number for one in view.attempts), default=0)
+            last = max((one.number for one in view.attempts), default=0)
+            newest = attempt or last
             if newest != number:
                 number, at = newest, 0
             while number:
                 try:
                     piece = await self.ask(messages.Logs, messages.Chunk, id, number, at)
                 except NotFound as error:
-                    if ended or error.fields.get("noun") != "worker":
+                    over = ended or number < last  # and its worker need not come back
+                    if error.fields.get("noun") != "worker" or (over and not (follow and at)):
                         raise
+                    if over:
+                        return
                     break
                 at += len(piece.data)
                 if piece.data:

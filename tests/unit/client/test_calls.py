@@ -106,6 +106,29 @@ def test_a_log_is_followed_past_a_worker_that_is_away_for_a_moment(follow: bool)
                 next(pieces)
 
 
+@pytest.mark.parametrize("told", [b"", b"hel"])
+def test_a_log_that_nobody_brings_back_is_not_waited_for(told: bytes) -> None:
+    """Of an attempt before the last: what was told of it, and nothing more."""
+    attempts = [messages.AttemptView(number=n, worker=f"w{n}", started=1.0) for n in (1, 2)]
+
+    def script(call: Call) -> list[Answer]:
+        if isinstance(call, messages.Show):
+            view = messages.TaskView(id="t", kind="k", state=State.RUNNING, attempts=attempts)
+            return [messages.Shown(call.request, [view])]
+        assert isinstance(call, messages.Logs)
+        if told and not call.offset:
+            return [messages.Chunk(call.request, told, 0, 5, False)]
+        return [Refused(call.request, "not_found", {"noun": "worker", "name": "w1"})]
+
+    with ScriptedBroker(script) as broker, Client(broker.endpoint) as corral:
+        pieces = corral.logs("t", attempt=1, follow=True)
+        if told:
+            assert list(pieces) == [told]
+        else:
+            with pytest.raises(NotFound, match="w1"):
+                next(pieces)
+
+
 def test_the_two_faces_offer_the_same() -> None:
     def offered(face: type) -> dict[str, list[str]]:
         engine_only = {"ask", "batches", "burst", "finish", "post", "in_project"}
