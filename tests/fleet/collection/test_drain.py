@@ -92,6 +92,29 @@ def test_a_worker_is_drained_and_given_work_again(
     assert not drain(operator, broker, state="resumed", workers=[worker]).changed
 
 
+def test_what_runs_is_let_go_of_at_a_deadline_that_is_given_later(
+    operator: Operator, broker: BrokerDaemon, worker: str
+) -> None:
+    """As the message of a drain that took too long advises."""
+    with Client(broker.endpoint) as client:
+        task = client.submit("sleep", seconds=100)
+        until = time.monotonic() + WAIT_SECONDS
+        while not client.workers()[0].tasks:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        slow = drain(operator, broker, workers=[worker], timeout=0.2, reason="update to 2")
+        assert "let go of what runs (deadline and policy)" in slow.message
+        later = {"deadline": 0.5, "policy": "requeue", "timeout": WAIT_SECONDS}
+        assert drain(operator, broker, "--check", workers=[worker], **later).changed
+        assert client.workers()[0].admission == "draining"
+        drained = drain(operator, broker, workers=[worker], **later)
+        assert drained.changed
+        assert drained["workers"][0]["admission"] == "drained"
+        assert drained["workers"][0]["drain_reason"] == "update to 2"
+        assert client.show([task.id])[0].state == "queued"
+        assert not drain(operator, broker, workers=[worker], **later).changed
+
+
 def test_the_last_worker_at_work_is_not_drained(
     operator: Operator, broker: BrokerDaemon, worker: str
 ) -> None:

@@ -39,7 +39,10 @@ options:
     type: str
     default: drained by Ansible
   deadline:
-    description: Seconds after which O(policy) decides about tasks that still run. Default is none.
+    description:
+      - Seconds after which O(policy) decides about tasks that still run. Default is none.
+      - A worker that is fenced already and still runs something gets this deadline too, in place
+        of the one that it had.
     type: float
   policy:
     description:
@@ -144,6 +147,7 @@ from corral.messages import WorkerView
 
 LOOK = 0.25  # seconds between two looks at workers that are waited for
 OPEN = "open"
+DRAINING = "draining"
 DRAINED = "drained"
 LIVE = "live"
 
@@ -172,18 +176,22 @@ class Fence:
     def drain(self, check: bool) -> tuple[bool, float]:
         """Fence them and wait; whether that changed anything, and the seconds it took."""
         began = time.monotonic()
-        # All are fenced before any is waited for, so that work does not move to the next.
-        fenced = [worker for worker in self.look() if worker.admission == OPEN]
+        deadline, policy = self.options["deadline"], self.options["policy"]
+        meant = self.look()
+        fenced = [worker for worker in meant if worker.admission == OPEN]
+        # Whoever waits for one that was fenced without a deadline may give it one now.
+        hurried = [
+            worker for worker in meant if worker.admission == DRAINING and deadline is not None
+        ]
         self._leave_enough({worker.name for worker in fenced})
+        changed = bool(fenced or hurried)
         if check:
-            return bool(fenced), 0.0
+            return changed, 0.0
+        # All are fenced before any is waited for, so that work does not move to the next.
         for worker in fenced:
-            self.client.drain(
-                worker.name,
-                self.options["reason"],
-                self.options["deadline"],
-                self.options["policy"],
-            )
+            self.client.drain(worker.name, self.options["reason"], deadline, policy)
+        for worker in hurried:
+            self.client.drain(worker.name, "", deadline, policy)  # the reason stays
         while busy := [worker for worker in self.look() if worker.admission != DRAINED]:
             if given_back := [worker.name for worker in busy if worker.admission == OPEN]:
                 raise Problem(
@@ -192,7 +200,7 @@ class Fence:
             if time.monotonic() - began > self.options["timeout"]:
                 raise Problem(self._still(busy))
             time.sleep(LOOK)
-        return bool(fenced), time.monotonic() - began
+        return changed, time.monotonic() - began
 
     def _leave_enough(self, names: set[str]) -> None:
         working = {one.name for one in self.client.workers() if _at_work(one)}
