@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,23 +115,23 @@ class Api:
                     answer = getattr(resource, method.lower())(**named)
             except proxmoxer.ResourceException as error:
                 raise self._refusal(f"{method} {path}", error) from None
-            except requests.ConnectionError as error:
-                # It never got there, or nobody knows: the next host may be asked again only if
-                # asking twice does no harm.
-                reached = not isinstance(error, requests.exceptions.ConnectTimeout)
-                last = attempt == len(self.door.hosts) - 1
-                if last or isinstance(error, requests.exceptions.SSLError):
-                    raise self._unreachable(f"{method} {path}", index, error) from None
-                if reached and method != "GET" and "refused" not in str(error):
-                    raise self._unreachable(f"{method} {path}", index, error) from None
-                self._host = (index + 1) % len(self.door.hosts)
-            except requests.Timeout:
+            except requests.ReadTimeout:
                 raise ApiError(
                     f"{method} {path}",
                     0,
                     f"{self.door.hosts[index]} gave no answer in {self.door.timeout} s",
                     "Look at its load; if it is only slow, raise timeout.",
                 ) from None
+            except requests.RequestException as error:
+                # It never got there, or nobody knows: the next host may be asked again only if
+                # asking twice does no harm.
+                reached = not isinstance(error, requests.ConnectTimeout)
+                last = attempt == len(self.door.hosts) - 1
+                if last or isinstance(error, requests.exceptions.SSLError):
+                    raise self._unreachable(f"{method} {path}", index, error) from None
+                if reached and method != "GET" and "refused" not in str(error):
+                    raise self._unreachable(f"{method} {path}", index, error) from None
+                self._host = (index + 1) % len(self.door.hosts)
             else:
                 return answer
         raise AssertionError("a host is always given")
@@ -156,6 +157,7 @@ class Api:
             )
             if door.fingerprint:
                 session._store["session"].mount("https://", _Pinned(door.fingerprint))
+            session._store["serializer"].loads = _carried
             sessions[index] = session
         return sessions[index]
 
@@ -179,10 +181,12 @@ class Api:
                 "Copy /etc/pve/pve-root-ca.pem from a node and name it in ca_file, or give the"
                 " certificate's fingerprint.",
             )
+        reached = not isinstance(error, requests.ConnectionError)
+        told = "gave no answer that can be read" if reached else "cannot be reached"
         return ApiError(
             call,
             0,
-            f"{where} cannot be reached ({_innermost(error)})",
+            f"{where} {told} ({_innermost(error)})",
             "Check host and port, or add another node of the cluster to host.",
         )
 
@@ -244,6 +248,13 @@ def configs(api: Api, guests: Iterable[seen.Guest]) -> dict[int, Mapping[str, An
 
     with ThreadPoolExecutor(AT_ONCE) as readers:
         return {vmid: config for vmid, config in readers.map(read, guests) if config is not None}
+
+
+def _carried(response: requests.Response) -> Any:
+    """What an answer carries; proxmoxer takes any text for one."""
+    with suppress(ValueError, LookupError, TypeError):
+        return response.json()["data"]
+    raise requests.exceptions.InvalidJSONError(f"it begins with {response.text[:40]!r}")
 
 
 def _plain(value: Any) -> Any:

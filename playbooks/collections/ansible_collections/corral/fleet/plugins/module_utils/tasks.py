@@ -79,7 +79,11 @@ class Tasks:
                     continue
             for node in nodes:
                 self._looked[node] = time.monotonic()
-                self._look(node)
+                try:
+                    self._look(node)
+                except Exception as error:  # whoever waits would never hear of it
+                    for upid in self._waiting_on(node):
+                        self._end(upid, TaskLost(f"Task {upid} was lost sight of: {error!r}"))
 
     def _due(self) -> dict[str, float]:
         """When each node with tasks in flight is asked next."""
@@ -92,9 +96,12 @@ class Tasks:
             for node, since in first.items()
         }
 
-    def _look(self, node: str) -> None:
+    def _waiting_on(self, node: str) -> dict[str, tuple[Future[None], float]]:
         with self._wake:
-            waiting = {upid: it for upid, it in self._waiting.items() if node_of(upid) == node}
+            return {upid: it for upid, it in self._waiting.items() if node_of(upid) == node}
+
+    def _look(self, node: str) -> None:
+        waiting = self._waiting_on(node)
         try:
             listed: list[dict[str, Any]] = self._api.get(
                 f"/nodes/{node}/tasks",
