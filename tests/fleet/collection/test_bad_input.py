@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from tests.fleet.collection.operator import (
     WORKER,
     Operator,
     fleet,
+    requests_since,
 )
-from tests.fleet.lab.process import LabProcess
+from tests.fleet.lab.process import TEMPLATE, LabProcess
 
 
 def fault(lab: LabProcess, **what: Any) -> None:
@@ -139,6 +142,26 @@ def test_a_vmid_that_a_stranger_has(lab: LabProcess, operator: Operator) -> None
     assert "VMID 5002 is wanted for worker-2 and belongs to somebody else" in said
     assert "container mail on node pve2, pool corral, tags office" in said
     assert sorted(fleet(lab)) == [5002]
+
+
+def test_a_container_that_a_stranger_is_just_making(lab: LabProcess, tmp_path: Path) -> None:
+    """Until it is made it has no tags, like one that an interrupted run of the fleet left."""
+    operator = Operator(lab, tmp_path / "operator", token="root")  # sees what is in no pool
+    single = [WORKER | {"count": 1}]
+    operator.containers(roles=single)
+    fault(lab, kind="hold", task="vzcreate")
+    lxc = lab.client().nodes("pve1").lxc
+    created = lxc.post(vmid=5002, ostemplate=TEMPLATE, rootfs="local-lvm:2", hostname="mail")
+    before = len(requests_since(lab, 0))
+    with ThreadPoolExecutor() as crew:
+        running = crew.submit(operator.containers, roles=single)
+        while not any("5002" in one.get("path", "") for one in requests_since(lab, before)):
+            assert not running.done(), running.result().returned
+            time.sleep(0.05)
+        clear(lab)
+        assert "VMID 5002 turned out to be somebody else's (mail)" in running.result().message
+    assert lab.wait(lab.client(), created) == "OK"
+    assert fleet(lab)[5002]["hostname"] == "mail"
 
 
 def test_a_vmid_that_somebody_unseen_has(lab: LabProcess, operator: Operator) -> None:

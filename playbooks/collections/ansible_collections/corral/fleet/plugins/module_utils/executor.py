@@ -26,7 +26,7 @@ from ansible_collections.corral.fleet.plugins.module_utils.problems import (
     TaskFailed,
 )
 from ansible_collections.corral.fleet.plugins.module_utils.tasks import Tasks
-from ansible_collections.corral.fleet.plugins.module_utils.wanted import Config
+from ansible_collections.corral.fleet.plugins.module_utils.wanted import MARK, Config
 
 PER_STORAGE = 2  # full clones at once; storages have a lock of their own
 STARTS = 4  # that Proxmox does at once
@@ -101,6 +101,8 @@ class Executor:
 
     def _destroy(self, step: Step) -> None:
         node = step.old_node or step.node
+        if not step.tags:  # seen while it was being made, so nobody knows yet by whom
+            _require_ours(step, self._unlocked(step))
         self._patience.do(
             lambda: self._api.delete(f"/nodes/{node}/lxc/{step.vmid}", force=1, purge=1)
         )
@@ -157,12 +159,7 @@ class Executor:
         for reads_left in reversed(range(READS)):
             if config is None or config.get("lock"):
                 config = self._unlocked(step)
-            if seeing.tags(config.get("tags", "")).isdisjoint({"corral"}):
-                raise Problem(
-                    f"VMID {step.vmid} turned out to be somebody else's"
-                    f" ({config.get('hostname', 'without a name')}): give role {step.role} another"
-                    " base."
-                )
+            _require_ours(step, config)
             try:
                 self._write(step, to_write(step.config, config), str(config["digest"]))
             except ApiError as problem:
@@ -235,6 +232,14 @@ class Executor:
     def _start_one(self, step: Step) -> None:
         self._patience.do(
             lambda: self._api.post(f"/nodes/{step.node}/lxc/{step.vmid}/status/start")
+        )
+
+
+def _require_ours(step: Step, config: Mapping[str, Any]) -> None:
+    if MARK not in seeing.tags(config.get("tags", "")):
+        raise Problem(
+            f"VMID {step.vmid} turned out to be somebody else's"
+            f" ({config.get('hostname', 'without a name')}): give role {step.role} another base."
         )
 
 
