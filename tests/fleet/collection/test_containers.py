@@ -122,14 +122,25 @@ def test_drift_is_found_shown_and_mended(
     evidence.record("containers, drift of 4", calls=steady["calls"]["total"])
 
 
-def test_a_role_is_resized_in_place(lab: LabProcess, operator: Operator) -> None:
+def test_a_role_is_resized_and_moved_in_place(lab: LabProcess, operator: Operator) -> None:
     operator.containers()
-    larger = operator.containers(roles=[BROKER, WORKER | {"memory_mib": 384, "tags": ["blue"]}])
+    known = operator.folder / "known_hosts"
+    hosts = [f"10.7.0.{number} ssh-ed25519 AAAA\n" for number in (10, 101, 102, 103, 104)]
+    known.write_text("".join(hosts))
+    large = WORKER | {"memory_mib": 384, "tags": ["blue"]}
+    larger = operator.containers(roles=[BROKER, large], known_hosts=str(known))
     assert larger.summary == {"update": 3, "none": 1}
     there = fleet(lab)
     assert there[5001]["memory"] == 384
     assert "blue" in there[5001]["tags"]
     assert {one["status"] for one in there.values()} == {"running"}
+    assert known.read_text() == "".join(hosts)
+
+    # Each gets the address that the next one had, whose host key is not its own.
+    moved = large | {"address_offset": WORKER["address_offset"] + 1}
+    assert operator.containers(roles=[BROKER, moved], known_hosts=str(known)).changed
+    assert "ip=10.7.0.102/24" in fleet(lab)[5001]["net0"]
+    assert known.read_text() == "".join(hosts[:2])
 
 
 def test_what_changes_before_it_is_written_is_read_again(

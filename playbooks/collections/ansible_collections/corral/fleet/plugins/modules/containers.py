@@ -179,9 +179,9 @@ options:
     type: path
   known_hosts:
     description:
-      - A file of SSH host keys, one host to a line. The addresses of containers that are about to
-        be made are taken out of it before they are, so that whoever had them before is forgotten
-        even if this run is killed.
+      - A file of SSH host keys, one host to a line. The addresses that new and old containers are
+        about to get are taken out of it before they do, so that whoever had them before is
+        forgotten even if this run is killed.
     type: path
   lock_timeout:
     description: Seconds to wait for a locked container or storage before saying who holds it.
@@ -379,7 +379,7 @@ def converge(api: Api, options: Mapping[str, Any], check: bool, result: Result) 
     _keep_to(options["plan_file"], made, check)
     result["changed"] = bool(made.todo)
     if made.todo and not check:
-        _forget(options["known_hosts"], {str(one.address) for one in made.of("create", "replace")})
+        _forget(options["known_hosts"], _new_addresses(made, configs))
         with Tasks(api, options["task_timeout"]) as tasks:
             Executor(api, tasks, options["pool"], configs, options["lock_timeout"]).do(made)
     result["containers"] = _containers(made)
@@ -446,6 +446,16 @@ def _keep_to(plan_file: str | None, made: Plan, check: bool) -> None:
                 f" {made.id}): look at it again with --check."
             ]
         )
+
+
+def _new_addresses(made: Plan, configs: Mapping[int, Mapping[str, Any]]) -> set[str]:
+    """Addresses that somebody else may have until now."""
+    moved = {
+        step.address
+        for step in made.of("update")
+        if str(drift.address(configs.get(step.vmid, {}))) != step.address
+    }
+    return moved | {step.address for step in made.of("create", "replace")}
 
 
 def _forget(known_hosts: str | None, addresses: Collection[str]) -> None:
