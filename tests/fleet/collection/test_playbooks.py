@@ -171,6 +171,22 @@ def test_a_template_that_is_missing_or_of_an_old_version(player: Player, templat
     assert not fleet(player.lab)
 
 
+def test_a_template_whose_trial_never_went_well(player: Player) -> None:
+    key = player.operator.folder / "key"
+    key.with_suffix(".pub").write_text("ssh-ed25519 AAAA a@b\n")
+    player.variables |= {
+        "fleet_ssh_key": str(key),
+        "fleet_template_archive": "debian-12.tar.zst",
+        "fleet_template_storage": "local-lvm",
+        "fleet_template_address": "10.7.0.5/24",
+        "fleet_template_trial_address": "10.7.0.6/24",
+    }
+    fault(player.lab, kind="fail", task="vzclone", text="the trial failed")
+    said = player.refused("template.yml")
+    assert "the trial failed" in said
+    assert not fleet(player.lab)
+
+
 def test_a_node_that_is_none(player: Player) -> None:
     said = player.refused("deploy.yml", roles=[BROKER, WORKER | {"nodes": ["pve9"]}])
     assert "Node pve9 is not in the cluster, which has pve1, pve2, pve3" in said

@@ -2,6 +2,7 @@
 
 A replica is tagged `building` until it is a template; the tag `template` is put on last. A clone
 of a template has its tags, and its name tells what it was to become: another replica, or a trial.
+The tag `tried-VMID` is put on one whose trial went well, and tells nothing of its copies.
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ class Replicas:
             if guest.is_template and guest.version == version
         }
 
+    def untried(self, version: str) -> list[Guest]:
+        """Templates of a version whose trial has yet to go well, by node; of nodes that are up."""
+        finished = sorted(self.finished(version).items())
+        return [
+            guest
+            for node, guest in finished
+            if self.seen.online(node) and tried(guest.vmid) not in guest.tags
+        ]
+
     def unfinished(self, version: str) -> list[Guest]:
         """Replicas of a version that are not templates yet, or not tagged as such."""
         return [
@@ -52,9 +62,12 @@ class Replicas:
         ]
 
     def trials(self) -> list[Guest]:
-        """What an interrupted trial left."""
+        """What an interrupted trial left, on nodes that are up."""
         return [
-            one for one in self._guests() if one.ours and not one.is_template and _is_trial(one)
+            guest
+            for guest in self._guests()
+            if guest.ours and not guest.is_template and _is_trial(guest)
+            if self.seen.online(guest.node)
         ]
 
     def free(self) -> int:
@@ -83,6 +96,11 @@ class Replicas:
 def tags(word: str, version: str) -> str:
     """The tags of a template, or of one that is being built."""
     return ";".join(sorted((MARK, word, f"tpl-{version}")))
+
+
+def tried(vmid: int) -> str:
+    """The tag of a template that was tried."""
+    return f"tried-{vmid}"
 
 
 def name(word: str, version: str, vmid: int) -> str:

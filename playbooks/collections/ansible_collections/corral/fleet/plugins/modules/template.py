@@ -9,8 +9,8 @@ version_added: 1.0.0
 description:
   - A version of the template is made in steps, because its inside is made over SSH by a role.
     O(state=building) gives a running container to work in, O(state=sealed) turns it into a
-    template on every node, O(state=tried) clones each replica once and waits for SSH, and
-    O(state=retired) destroys versions that nothing was cloned from.
+    template on every node, O(state=tried) clones each replica once, waits for SSH and notes on the
+    replica that it was tried, and O(state=retired) destroys versions that nothing was cloned from.
   - Versions stand beside each other. A template that has clones is never destroyed.
   - Every step finds what an interrupted run left behind and goes on from there.
 options:
@@ -136,7 +136,7 @@ EXAMPLES = r"""
 - name: Turn it into a template on every node
   corral.fleet.template: {state: sealed, version: "7", pool: corral}
 
-- name: Clone each replica once
+- name: Clone each replica that was not tried yet
   corral.fleet.template:
     state: tried
     version: "7"
@@ -411,20 +411,20 @@ class Versions:
     # --- trying and retiring --------------------------------------------------------------
 
     def try_out(self) -> None:
-        """Clone each replica once, and wait for SSH."""
-        finished = self.replicas.finished(self.version)
-        if not finished:
+        """Clone each replica that was not tried yet, and wait for SSH."""
+        if not self.replicas.finished(self.version):
             raise Problem(f"There is no template {self.version} to try: seal it first.")
         for left in self.replicas.trials():
             self._destroy(left)
-        for node, source in sorted(finished.items()):
+        for source in self.replicas.untried(self.version):
             vmid = self.replicas.free()
             self.steps.do(
-                f"clone template {source.vmid} on {node} and wait for SSH",
-                partial(self._try, node, source, vmid),
+                f"clone template {source.vmid} on {source.node} and wait for SSH",
+                partial(self._try, source, vmid),
             )
 
-    def _try(self, node: str, source: Guest, vmid: int) -> None:
+    def _try(self, source: Guest, vmid: int) -> None:
+        node = source.node
         name = replicas.name(replicas.TRIAL, self.version, vmid)
         self._clone(source, vmid, name, full=False)
         try:
@@ -433,6 +433,8 @@ class Versions:
             self._wait_for_ssh(source)
         finally:
             self._delete(node, vmid)
+        tags = source.tags | {replicas.tried(source.vmid)}
+        self._put_config(node, source.vmid, tags=";".join(sorted(tags)))
 
     def _wait_for_ssh(self, source: Guest) -> None:
         host, port = self.options["address"].partition("/")[0], self.options["ssh_port"]
