@@ -331,12 +331,15 @@ class Keeper:
             task = state.tasks[id]
             if id not in state.dirty and encode_record(state.record(task)) != row.record:
                 yield "replay", id, "its row is not what its facts lead to"
-        for task in state.tasks.values():
-            for blob in filter(None, (task.blob, task.checkpoint)):  # most are in no row yet
-                try:
-                    self.store.blob_get(blob)
-                except (NotFound, StoreCorrupt) as error:
-                    yield "blob", blob, f"task {task.id} needs it: {error.message}"
+        unfolded = [task for task in state.tasks.values() if task.id in state.dirty]
+        needed = {blob: t.id for t in unfolded for blob in (t.blob, t.checkpoint) if blob}
+        for blob, id in needed.items():  # those that no row names yet: the others have been read
+            try:
+                self.store.blob_get(blob)
+            except (NotFound, StoreCorrupt) as error:
+                yield "blob", blob, f"task {id} needs it: {error.message}"
+            except OSError as error:
+                yield "blob", blob, f"task {id} needs it: it cannot be read: {error.strerror}"
 
 
 def _ended(state: BrokerState) -> tuple[int, int]:

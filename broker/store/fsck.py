@@ -123,6 +123,8 @@ def _blobs(store: SqliteStore) -> Problems:
             yield digest, "missing"
         except StoreCorrupt:
             yield digest, "its content is not what its name says"
+        except OSError as error:
+            yield digest, f"it cannot be read: {error.strerror}"
 
 
 _CHECKS: dict[str, Callable[[SqliteStore], Problems]] = {

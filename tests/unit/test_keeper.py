@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import random
 from collections.abc import Callable, Iterator
@@ -128,6 +129,32 @@ def test_files_that_only_the_journal_names_are_examined(shelves: Callable[..., S
     assert findings() == [("blob", result)]
     (shelf.folder / "blobs" / checkpoint).unlink()
     assert findings() == [("blob", result), ("blob", checkpoint)]
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_a_file_that_cannot_be_read_is_found_once(
+    shelves: Callable[..., Shelf], monkeypatch: pytest.MonkeyPatch, folded: bool
+) -> None:
+    asked = []
+
+    def worn_out(path: Path, offset: int, size: int) -> bytes:
+        asked.append(path.name)
+        raise OSError(errno.EIO, "Input/output error")
+
+    shelf = shelves()
+    result = shelf.store.blob_put(b"result")
+    for id in ("one", "two"):
+        shelf.accepts(id)
+        shelf.assigns(id)
+        shelf.ends(id, blob=result)
+    if folded:
+        shelf.idles()
+    shelf.store.close()
+    monkeypatch.setattr("broker.store.blobs.files.read", worn_out)
+    [finding] = fsck(shelf.folder, lambda store: Keeper(store, shelf.settings).audit())
+    assert (finding.part, finding.name) == ("blob", result)
+    assert "cannot be read: Input/output error" in finding.why
+    assert asked == [result]
 
 
 # --- retention --------------------------------------------------------------------------
