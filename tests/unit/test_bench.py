@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from bench.bounds import BASELINE, Bound, Verdict, judged
+from bench.fleet import __main__ as fleet
 from bench.measure import collect_all, payloads
 from bench.peers import Session
 from bench.processes import BenchError
@@ -138,3 +139,28 @@ def test_a_quick_run_says_that_it_is_no_result() -> None:
 
 def test_the_baseline_stays_small() -> None:
     assert len(BASELINE.read_text().splitlines()) <= 60
+
+
+# --- of the fleet -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slowest", "status"), [(30.0, 0), (29.9, 1)])
+def test_a_fleet_that_misses_a_bound_fails_the_run(
+    slowest: float,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours, theirs = fleet.Figure(10, 10.0, 0), fleet.Figure(1000, slowest, 0)
+    pairs = [(work, 30, fleet.Pair(ours, theirs)) for work in (fleet.CREATE, fleet.NOTHING)]
+    monkeypatch.setattr(fleet, "compared", lambda *_: iter(pairs))
+    monkeypatch.setattr("sys.argv", ["run.sh"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # those of this process stay
+    assert fleet.main() == status
+    assert capsys.readouterr().out.count("MISSED") == status
+
+
+def test_the_page_of_the_fleet_says_that_every_bound_is_met() -> None:
+    written = fleet.PAGE.read_text(encoding="utf-8")
+    assert "MISSED" not in written
+    assert written.count(": met\n") >= len(fleet.BOUNDS)
