@@ -134,6 +134,7 @@ def _runtime(folder: Path, settings: Settings) -> Runtime:
 
 
 async def _serve(folder: Path, settings: Settings, runtime: Runtime, host: str, port: int) -> None:
+    stopped = _stopped()
     cluster = Cluster(folder, settings, runtime)
     ca = certificate.ensure(folder, ["localhost", *settings.names], ["127.0.0.1", "::1", host])
     cluster.fingerprint = certificate.fingerprint(ca)
@@ -160,18 +161,24 @@ async def _serve(folder: Path, settings: Settings, runtime: Runtime, host: str, 
     print(f"serving {lab.endpoint} from {folder}", flush=True)
     for node in settings.names:
         boot(cluster, node)
-    await _until_stopped(cluster)
+    await _until(stopped, cluster)
     listener.close()
     await runner.cleanup()
+    await asyncio.to_thread(cluster.tasks.lose)
     await asyncio.sleep(2 * GOODBYE_SECONDS)
 
 
-async def _until_stopped(cluster: Cluster) -> None:
-    """Let the status daemon look now and then, until a signal comes."""
+def _stopped() -> asyncio.Event:
+    """What a signal sets."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    return stopped
+
+
+async def _until(stopped: asyncio.Event, cluster: Cluster) -> None:
+    """Let the status daemon look now and then."""
     while not stopped.is_set():
         await asyncio.to_thread(status.look, cluster)
         try:

@@ -76,7 +76,10 @@ class Runtime(Protocol):
         """
 
     def close(self) -> None:
-        """Stop every guest and undo `open`: no mount, bridge, address or limit stays behind."""
+        """Stop every guest and undo `open`: no mount, bridge, address or limit stays behind.
+
+        Nothing begins any more, and what is under way is waited for, or it would leave something.
+        """
 
     # --- volumes ---------------------------------------------------------------------------
 

@@ -184,12 +184,14 @@ class Tasks:
         task.stop(Refused)
         task.done.wait(STOP_SECONDS)
 
-    def lose(self, node: str) -> None:
-        """Let the workers of a node die."""
-        for task in self.running():
-            if task.node == node:
-                task.stop(WorkerLost)
-                task.done.wait(STOP_SECONDS)
+    def lose(self, node: str | None = None) -> None:
+        """Let the workers of a node die, or those of all nodes; waits a while for their ends."""
+        lost = [task for task in self.running() if node in (None, task.node)]
+        for task in lost:
+            task.stop(WorkerLost)
+        until = time.monotonic() + STOP_SECONDS
+        for task in lost:
+            task.done.wait(max(0.0, until - time.monotonic()))
 
     def _run(self, task: Task, work: Callable[[Task], Any]) -> None:
         try:

@@ -7,6 +7,7 @@
     cgroups   limits and use, for both versions of cgroups
     network   bridges, and the cards of a running guest
     kernel    limits of the whole machine that many containers need, and lxcfs
+    work      what is under way, which the end waits for
     commands  running a program of the machine
 
 Nothing here keeps state in memory that counts: what exists is read from the folder and the kernel,

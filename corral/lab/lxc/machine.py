@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
@@ -9,9 +10,10 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import psutil
 
@@ -19,6 +21,7 @@ from corral.lab.lxc import cgroups, files, kernel, network
 from corral.lab.lxc.guests import Guests
 from corral.lab.lxc.network import Bridges
 from corral.lab.lxc.volumes import Volumes
+from corral.lab.lxc.work import Work
 from corral.lab.runtime import Guest, Log, RuntimeFailed, Usage
 
 PROGRAMS = {  # what is called, and the Debian package that it is in
@@ -33,6 +36,22 @@ PROGRAMS = {  # what is called, and the Debian package that it is in
 }
 SAMPLE_SECONDS = 1.0  # the shortest time over which the share of processors is taken
 DISK_SECONDS = 10.0  # between two counts of a running guest's disk
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _changes(
+    method: Callable[Concatenate[LxcRuntime, P], R],
+) -> Callable[Concatenate[LxcRuntime, P], R]:
+    """Let the runtime's end wait for a method, and nobody call it after that."""
+
+    @functools.wraps(method)
+    def begun(self: LxcRuntime, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._work.one():
+            return method(self, *args, **kwargs)
+
+    return begun
 
 
 class LxcRuntime:
@@ -50,6 +69,7 @@ class LxcRuntime:
         self._volumes = Volumes(self._folder / "volumes")
         self._guests = Guests(self._folder / "lxc", self._lab, self._bridges, self._lxcfs)
         self._v2 = cgroups.unified()
+        self._work = Work()
         self._lock = threading.Lock()
         self._looks: dict[int, _Look] = {}
 
@@ -77,6 +97,7 @@ class LxcRuntime:
             )
 
     def close(self) -> None:
+        self._work.end()
         self._guests.close()
         kernel.hide_own(self._lxcfs)
         self._volumes.close()
@@ -85,11 +106,13 @@ class LxcRuntime:
 
     # --- volumes ---------------------------------------------------------------------------
 
+    @_changes
     def create(self, volume: str, archive: Path, log: Log) -> None:
         self._volumes.create(volume, archive, log)
         with self._volumes.mounted(volume) as root:
             files.after_create(root)
 
+    @_changes
     def clone(self, source: str, volume: str, full: bool, log: Log) -> None:
         user = self._user(source)
         if user is not None and not full:
@@ -98,10 +121,12 @@ class LxcRuntime:
         with self._volumes.mounted(volume) as root:
             files.after_clone(root)
 
+    @_changes
     def rename(self, volume: str, new: str) -> None:
         self._unused(volume)
         self._volumes.rename(volume, new)
 
+    @_changes
     def delete(self, volume: str) -> None:
         self._unused(volume)
         self._volumes.delete(volume)
@@ -109,19 +134,23 @@ class LxcRuntime:
     def children(self, volume: str) -> Sequence[str]:
         return self._volumes.children(volume)
 
+    @_changes
     def snapshot(self, volume: str, name: str) -> None:
         self._volumes.snapshot(volume, name, self._guests.frozen(self._user(volume)))
 
+    @_changes
     def rollback(self, volume: str, name: str) -> None:
         self._unused(volume)
         self._volumes.rollback(volume, name)
 
+    @_changes
     def delete_snapshot(self, volume: str, name: str) -> None:
         self._volumes.delete_snapshot(volume, name)
 
     def size(self, volume: str) -> int:
         return self._volumes.size(volume)
 
+    @_changes
     def archive(self, volume: str, target: Path, log: Log) -> None:
         self._volumes.archive(volume, target, log, self._guests.frozen(self._user(volume)))
 
@@ -139,6 +168,7 @@ class LxcRuntime:
 
     # --- guests ----------------------------------------------------------------------------
 
+    @_changes
     def start(self, guest: Guest, log: Log) -> None:
         if guest.vmid in self._guests.running():
             raise RuntimeFailed(f"CT {guest.vmid} already running")
@@ -165,6 +195,7 @@ class LxcRuntime:
         self._guests.init(vmid)
         return self._guests.known(vmid).volume
 
+    @_changes
     def configure(self, guest: Guest) -> None:
         pid, before = self._guests.init(guest.vmid), self._guests.known(guest.vmid)
         cgroups.apply(guest, self._guests.group(guest.vmid), self._v2)

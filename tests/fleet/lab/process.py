@@ -69,7 +69,7 @@ class LabProcess:
         if self._process is not None:
             assert self._process.stdout is not None
             self._process.send_signal(number)
-            assert self._process.wait(END_SECONDS) in (0, -number)
+            assert self._process.wait(END_SECONDS) == (0 if number == signal.SIGTERM else -number)
             self._process.stdout.close()
             self._process = None
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -81,8 +82,18 @@ def test_close_leaves_nothing(clean: Traces, own: Machine) -> None:
     assert {"mounts", "bridges", "cgroups", "containers", "processes"} <= left(
         own.folder, clean
     ).keys()
-    own.runtime.close()
+    late = range(103, 111)
+    for vmid in late:
+        own.clone(vmid)
+    with ThreadPoolExecutor(len(late)) as threads:
+        starts = [threads.submit(own.runtime.start, own.guest(vmid), own.log) for vmid in late]
+        time.sleep(0.02)  # they are on their way
+        own.runtime.close()
     must_be_gone(own.folder, clean)
+    for failure in filter(None, (start.exception() for start in starts)):
+        assert "the lab ends" in str(failure), "what was begun was not waited for"
+    with pytest.raises(RuntimeFailed, match="the lab ends"):
+        own.runtime.start(own.guest(103), own.log)
     shutil.rmtree(own.folder)  # nothing below it is busy
     own.runtime.close()  # and there is nothing left to close
 
@@ -127,7 +138,9 @@ def test_a_clone_that_was_killed_half_way_is_swept(own: Machine) -> None:
     assert again.size(TEMPLATE) > 0
 
 
-def test_a_guest_without_its_monitor_is_ended_too(clean: Traces, own: Machine) -> None:
+def test_who_never_opened_it_ends_a_guest_that_lost_its_monitor(
+    clean: Traces, own: Machine
+) -> None:
     own.template()
     own.clone(101)
     own.start(101)
@@ -135,7 +148,7 @@ def test_a_guest_without_its_monitor_is_ended_too(clean: Traces, own: Machine) -
     monitor = init.parent()
     assert monitor is not None
     monitor.kill()
-    own.runtime.close()
+    LxcRuntime(own.folder, {"vmbr0": f"{own.subnet}.1/24"}).close()
     assert not init.is_running() or init.status() == psutil.STATUS_ZOMBIE
     must_be_gone(own.folder, clean)
 
