@@ -36,6 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 START_SECONDS = 60.0
 STOP_SECONDS = 120.0  # all containers have to end
 LOOK = 0.05
+OPEN = "open"  # the lab's own file: more than its folder may be there
 FAULTS = ("answer", "fail", "lose", "hold", "slow", "full", "node", "lock")
 
 
@@ -55,6 +56,15 @@ class LabFailed(CorralError):
     """
 
     code = "lab_failed"
+
+
+class LabStays(CorralError):
+    """The lab in {folder} did not end: {reason}. Its folder is still there.
+
+    Correct what that names, then `corral lab down` again.
+    """
+
+    code = "lab_stays"
 
 
 class LabRefused(CorralError):
@@ -333,23 +343,38 @@ def _start(folder: Path, host: str, port: int, settings: dict[str, Any]) -> dict
 
 
 def _stop(folder: Path) -> None:
-    """End the process, and what it left if it was killed."""
+    """End the process, and what it left if it was killed or could not undo all.
+
+    Raises:
+        LabStays: something of it is still on the machine.
+    """
     known = _read(folder / "lab.json")
     if known is not None and _alive(known["pid"], folder):
         os.kill(known["pid"], signal.SIGTERM)
         until = time.monotonic() + STOP_SECONDS
-        while _alive(known["pid"], folder) and time.monotonic() < until:
+        while _alive(known["pid"], folder):
+            if time.monotonic() > until:
+                reason = f"its process {known['pid']} is still at work after {STOP_SECONDS:.0f} s"
+                raise LabStays(folder=folder, reason=reason)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(known["pid"], os.WNOHANG)  # it is ours when one process does all
             time.sleep(LOOK)
-    elif (folder / "settings.json").exists():
-        subprocess.run(
-            _command(folder, "--sweep"),
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
-            stdin=subprocess.DEVNULL,
-            check=False,
-            timeout=STOP_SECONDS,
-        )
+    if (folder / OPEN).exists():
+        _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    swept = subprocess.run(
+        _command(folder, "--sweep"),
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if swept.returncode:
+        words = swept.stderr.strip().splitlines() or [f"exit status {swept.returncode}"]
+        raise LabStays(folder=folder, reason=words[-1])
 
 
 def _remove(folder: Path) -> None:

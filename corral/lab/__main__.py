@@ -13,6 +13,8 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -31,6 +33,7 @@ from corral.lab.settings import Settings
 
 POOL = "corral"
 USER = "corral@pve"
+OPEN = "open"  # a file that is there while more than the lab's folder may be
 SHUTDOWN_SECONDS = 2.0
 GOODBYE_SECONDS = 0.1  # for a connection to be closed by both sides
 
@@ -98,16 +101,33 @@ def main() -> int:
         return 2
     runtime = _runtime(folder, settings)
     try:
-        runtime.open()
-        try:
-            if not asked.sweep:
-                asyncio.run(_serve(folder, settings, runtime, asked.host, asked.port))
-        finally:
+        if asked.sweep:
             runtime.close()
+            (folder / OPEN).unlink(missing_ok=True)
+        else:
+            with _opened(runtime, folder / OPEN):
+                asyncio.run(_serve(folder, settings, runtime, asked.host, asked.port))
     except RuntimeFailed as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _opened(runtime: Runtime, mark: Path) -> Iterator[None]:
+    """Open it for a while; the mark stays where it could not be closed."""
+    mark.touch()
+    try:
+        runtime.open()
+    except RuntimeFailed:  # it has undone what it did
+        mark.unlink()
+        raise
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to be told again is no reason to stop here
+        runtime.close()
+        mark.unlink()
 
 
 def _arguments() -> argparse.Namespace:

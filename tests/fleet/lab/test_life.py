@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import psutil
 import pytest
 import requests
 
+from corral.cli.lab import lab as lab_command
+from corral.errors import CorralError
 from tests.fleet.lab.process import LabProcess
 
 
@@ -153,6 +156,28 @@ def test_up_status_fault_reset_and_down(folder: Path) -> None:
 def test_down_cleans_up_after_a_lab_that_was_killed(folder: Path) -> None:
     made = _json(folder, "up", "--dry")
     psutil.Process(made["pid"]).kill()
+    assert _corral(folder, "down").returncode == 0
+    assert not folder.exists()
+
+
+def test_down_tells_what_it_could_not_undo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _json(folder, "up", "--dry")
+    process = psutil.Process(made["pid"])
+    state = folder / "dry.json"
+    state.unlink()
+    (state / "in the way").mkdir(parents=True)
+    monkeypatch.setattr("corral.cli.lab.STOP_SECONDS", 0.2)
+    process.suspend()
+    try:
+        with pytest.raises(CorralError, match=f"process {made['pid']} is still at work"):
+            lab_command.main(["down", "--data", str(folder)], standalone_mode=False)
+    finally:
+        process.resume()
+    failed = _corral(folder, "down")
+    assert failed.returncode != 0
+    assert "Is a directory" in failed.stderr
+    assert not _runs(made["pid"])
+    shutil.rmtree(state)
     assert _corral(folder, "down").returncode == 0
     assert not folder.exists()
 
