@@ -16,9 +16,14 @@ chapter() { printf '\n===== %s   [%d:%02d]\n' "$1" $((SECONDS / 60)) $((SECONDS 
 run() { printf '\n$ %s\n' "$*" >&2 && "$@"; }
 play() { run ansible-playbook "playbooks/$1.yml" "${@:2}"; }
 
+missed() { echo "lab-demo: $1 were expected. The lab is left as it is." >&2 && exit 1; }
 expect() { # what it is, how many are wanted, how many are seen
     printf -- '--> %s: %d\n' "$1" "$3"
-    [ "$2" -eq "$3" ] || { echo "lab-demo: $2 were expected. The lab is left as it is." >&2 && exit 1; }
+    [ "$2" -eq "$3" ] || missed "$2"
+}
+in_time() { # minutes that all until here may take
+    printf -- '--> seconds: %d\n' "$SECONDS"
+    [ "$SECONDS" -le $(($1 * 60)) ] || missed "at most $1 minutes"
 }
 
 live_workers() { corral worker list -o jsonl | grep -c '"health": *"live"'; }
@@ -37,6 +42,7 @@ play template
 play deploy
 play verify
 expect "live workers" 3 "$(live_workers)"
+in_time 6
 
 chapter "eight workers"
 play scale -e workers=8

@@ -1,10 +1,11 @@
-"""What the tests with real containers share: the lab's image, and one site for a session."""
+"""What the tests with real containers share: the lab's image, and sites."""
 
 from __future__ import annotations
 
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,25 @@ def site(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Site
     It takes a minute or two and is every test's: leave it with as little as you found. The first
     test to use it pays for it, so mark it with a timeout.
     """
-    lab, subnet = _started(tmp_path_factory)
-    try:
-        made = Site(lab, subnet)
+    with _untouched(tmp_path_factory) as made:
         made.play("keys")
         made.bundle(made.release)
         made.play("template")
         yield made
+
+
+@pytest.fixture
+def bare(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Site]:
+    """A site of one's own, as `make lab` leaves it: an operator who has typed nothing yet."""
+    with _untouched(tmp_path_factory) as made:
+        yield made
+
+
+@contextmanager
+def _untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    lab, subnet = _started(tmp_path_factory)
+    try:
+        yield Site(lab, subnet)
     finally:
         try:
             lab.stop()
