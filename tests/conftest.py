@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # `make test &` in a script ignores Ctrl-C, and so would all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line("markers", "long: it has no short form, and is run by --long alone")
     settings.load_profile(scale_of(config).name)
     page: Path | None = config.getoption("evidence")
     if page is not None:
@@ -54,6 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("long"):
         for item in items:
             item.add_marker(pytest.mark.timeout(LONG_TIMEOUT), append=False)
+    else:
+        items[:] = [item for item in items if item.get_closest_marker("long") is None]
 
 
 class Spread(LoadScopeScheduling):

@@ -31,7 +31,7 @@ def _played(folder: Path, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.skipif("not config.getoption('long')", reason="it takes minutes")
+@pytest.mark.long
 def test_a_whole_life_is_shown(bare: Site, evidence: Evidence) -> None:
     played = _played(ROOT, **bare.environment)
     assert played.returncode == 0, played.stdout + played.stderr
