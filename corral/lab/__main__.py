@@ -116,11 +116,15 @@ def main() -> int:
 @contextmanager
 def _opened(runtime: Runtime, mark: Path) -> Iterator[None]:
     """Open it for a while; the mark stays where it could not be closed."""
+    killed = mark.exists()
     mark.touch()
     try:
         runtime.open()
-    except RuntimeFailed:  # it has undone what it did
-        mark.unlink()
+    except RuntimeFailed:
+        if (
+            not killed
+        ):  # it has undone what it did, and what one that was killed left is still there
+            mark.unlink()
         raise
     try:
         yield

@@ -289,5 +289,6 @@ def unmount_below(folder: Path) -> None:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     targets = [line.split()[4].encode().decode("unicode_escape") for line in lines]
     for target in reversed(targets):
-        if target.startswith(f"{folder}{os.sep}"):
+        # A task may be about to unmount it as well.
+        if target.startswith(f"{folder}{os.sep}") and os.path.ismount(target):
             run("umount", "--lazy", target)

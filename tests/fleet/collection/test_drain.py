@@ -104,6 +104,7 @@ def test_what_runs_is_let_go_of_at_a_deadline_that_is_given_later(
             time.sleep(0.05)
         slow = drain(operator, broker, workers=[worker], timeout=0.2, reason="update to 2")
         assert "let go of what runs (deadline and policy)" in slow.message
+        assert not drain(operator, broker, "--check", workers=[worker], deadline=0.5).changed
         later = {"deadline": 0.5, "policy": "requeue", "timeout": WAIT_SECONDS}
         assert drain(operator, broker, "--check", workers=[worker], **later).changed
         assert client.workers()[0].admission == "draining"

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from corral.lab.__main__ import OPEN
 from corral.lab.lxc import LxcRuntime, kernel
 from corral.lab.runtime import RuntimeFailed
 from tests.fleet.runtime.guests import TEMPLATE, Machine, opened
@@ -99,6 +100,23 @@ def test_close_leaves_nothing(clean: Traces, own: Machine, monkeypatch: pytest.M
         own.runtime.start(own.guest(103), own.log)
     shutil.rmtree(own.folder)  # nothing below it is busy
     own.runtime.close()  # and there is nothing left to close
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_killed_one_left_is_known_also_after_one_that_cannot_begin(
+    tmp_path: Path, killed: bool
+) -> None:
+    mark = tmp_path / OPEN
+    if killed:
+        mark.touch()
+    started = subprocess.run(
+        [sys.executable, "-m", "corral.lab", "--data", tmp_path],
+        env={"PATH": "/nowhere", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert started.returncode == 1
+    assert "packages are missing" in started.stderr
+    assert mark.exists() == killed
 
 
 def test_killed_and_opened_again(clean: Traces, own: Machine, key: Path) -> None:

@@ -42,7 +42,7 @@ options:
     description:
       - Seconds after which O(policy) decides about tasks that still run. Default is none.
       - A worker that is fenced already and still runs something gets this deadline too, in place
-        of the one that it had.
+        of the one that it had, when O(policy) does more than wait.
     type: float
   policy:
     description:
@@ -179,10 +179,10 @@ class Fence:
         deadline, policy = self.options["deadline"], self.options["policy"]
         meant = self.look()
         fenced = [worker for worker in meant if worker.admission == OPEN]
-        # Whoever waits for one that was fenced without a deadline may give it one now.
-        hurried = [
-            worker for worker in meant if worker.admission == DRAINING and deadline is not None
-        ]
+        # Whoever waits for one that was fenced may give it a deadline now. One that only waits is
+        # none, and would take back a policy that was given before.
+        sooner = deadline is not None and policy != "wait"
+        hurried = [worker for worker in meant if worker.admission == DRAINING and sooner]
         self._leave_enough({worker.name for worker in fenced})
         changed = bool(fenced or hurried)
         if check:
