@@ -33,6 +33,7 @@ from corral.tasks import State
 
 MAX_ROW = 900_000_000  # bytes of one row of the journal: SQLite holds up to 10^9
 FOLD_ROWS = 500  # rows of one transaction: a pause of some milliseconds
+FOLD_PIECE = 16 << 20  # bytes of what they carry: each is packed anew for it
 FOLD_BYTES = 256 << 20  # a journal longer than this is folded even under load
 FOLD_IDLE = 5.0  # seconds without an append before a fold begins by itself
 RETENTION_EVERY = 600.0  # seconds between looks for what is too old
@@ -205,7 +206,7 @@ class Keeper:
         return self.journal_bytes > 0 and now - self._appended > FOLD_IDLE
 
     def _fold_some(self, state: BrokerState) -> None:
-        ids = self._pass[-FOLD_ROWS:]
+        ids = self._piece(state)
         rows = [self._row(state, state.tasks[id]) for id in ids if id in state.tasks]
         if len(ids) < len(self._pass):
             self.store.fold(self.store.epoch, rows)
@@ -216,8 +217,22 @@ class Keeper:
             self.journal_bytes -= self._pass_bytes
             self._folding = False
             self._let_go(state)
-        del self._pass[-FOLD_ROWS:]  # from the end: what stays of a million ids is not copied
+        del self._pass[len(self._pass) - len(ids) :]
         self.tables = True
+
+    def _piece(self, state: BrokerState) -> list[str]:
+        """What the next transaction takes of the pass, at least one if there is one.
+
+        From the end, so that what stays of a million ids is not copied.
+        """
+        ids = self._pass[-FOLD_ROWS:]
+        size = 0
+        for count, id in enumerate(reversed(ids)):
+            task = state.tasks.get(id)
+            size += 0 if task is None else task.size
+            if size > FOLD_PIECE and count:
+                return ids[-count:]
+        return ids
 
     def _row(self, state: BrokerState, task: TaskRecord) -> Row:
         worker = task.attempts[-1].worker if task.attempts else ""

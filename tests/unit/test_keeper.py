@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import broker.keeper
 from broker.core.facts import Accepted, Aliased, Assigned, Closed, Fact, Moved, Saved
 from broker.core.state import TaskRecord
 from broker.keeper import FOLD_IDLE, Keeper
+from broker.store import Row
 from broker.store.fsck import fsck
 from broker.store.sqlite import SqliteStore
 from corral.messages import Raw
@@ -379,3 +380,35 @@ def test_a_new_run_with_other_params_counts_when_it_ends(shelves: Callable[..., 
         shelf.runs(f"t{number}", value=LARGE)
         shelf.tends()
     assert len(shelf.state.tasks) <= 14
+
+
+# --- folding ----------------------------------------------------------------------------
+
+
+def test_a_restart_packs_a_few_large_tasks_at_a_time(
+    shelves: Callable[..., Shelf], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.keeper, "FOLD_PIECE", 250_000)
+    shelf = shelves()
+    for number in range(20):
+        shelf.accepts(f"t{number}", params=LARGE)
+    shelf.accepts("largest", params=Raw(msgspec.msgpack.encode("x" * 400_000)))
+    shelf.idles()
+    shelf.accepts("last")
+    shelf.dies()
+    pieces: list[int] = []
+    fold = shelf.store.fold
+
+    def record(epoch: int, rows: Sequence[Row] = (), **rest: Any) -> None:
+        pieces.append(sum(len(row.record) for row in rows))
+        fold(epoch, rows, **rest)
+
+    monkeypatch.setattr(shelf.store, "fold", record)
+    shelf.idles()
+    assert sum(pieces) > 2_400_000
+    assert max(pieces) < 500_000  # one alone, which is larger than a piece
+    assert sorted(pieces)[-2] < 300_000
+    assert shelf.store.trimmed == shelf.store.last
+    shelf.dies()
+    assert len(shelf.state.tasks) == 22
+    assert shelf.state.tasks["t7"].spec.params == LARGE
