@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from broker.core.admission import has_room
 from broker.core.facts import (
     Aliased,
     Assigned,
@@ -34,6 +35,7 @@ from corral.tasks import State
 MAX_ROW = 900_000_000  # bytes of one row of the journal: SQLite holds up to 10^9
 FOLD_ROWS = 500  # rows of one transaction: a pause of some milliseconds
 FOLD_PIECE = 16 << 20  # bytes of what they carry: each is packed anew for it
+RECALL_ROWS = 16  # taken back at once, before it is seen how much room they left
 FOLD_BYTES = 256 << 20  # a journal longer than this is folded even under load
 FOLD_IDLE = 5.0  # seconds without an append before a fold begins by itself
 RETENTION_EVERY = 600.0  # seconds between looks for what is too old
@@ -153,16 +155,35 @@ class Keeper:
         for row in self.store.find(missing).values():
             self._restore(state, row)
 
-    def recall_lineage(self, state: BrokerState, ids: Iterable[str]) -> None:
-        """Take back tasks, and the ancestors that a new run of them would open too."""
-        seen: set[str] = set()
-        wanted = set(ids)
+    def recall_lineage(
+        self, state: BrokerState, ids: Iterable[str], *, bounded: bool = False
+    ) -> set[str]:
+        """Take back tasks, and the ancestors that a new run of them would open too.
+
+        Args:
+            bounded: no more of them than there is room for if all are opened again.
+
+        Returns:
+            Those that were not looked for, because there was no room for more.
+        """
+        wanted = list(dict.fromkeys(ids))[::-1]
+        seen = set(wanted)
+        count, size = _ended(state)
         while wanted:
-            self.recall(state, wanted)
-            seen |= wanted
-            tasks = (state.tasks[id] for id in wanted if id in state.tasks)
-            lost = (task for task in tasks if not task.live and task.state is not State.SUCCEEDED)
-            wanted = {id for task in lost for id in task.spec.after.values()} - seen
+            tasks, carried = _ended(state)
+            if bounded and not has_room(state, tasks - count, carried - size):
+                break
+            piece = wanted[-RECALL_ROWS:]
+            del wanted[-RECALL_ROWS:]
+            self.recall(state, piece)
+            for id in piece:
+                task = state.tasks.get(id)
+                if task is None or task.live or task.state is State.SUCCEEDED:
+                    continue
+                parents = [parent for parent in task.spec.after.values() if parent not in seen]
+                seen.update(parents)
+                wanted += parents  # at the end: they are the next
+        return set(wanted)
 
     def records(self, ids: list[str]) -> dict[str, Record]:
         """Records of tasks that only the tables hold."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -240,16 +240,16 @@ class Server:
     ) -> None:
         """Handle one message: what it needs from the disk first, then the machine."""
         blobs: dict[bytes, str] = NOTHING
+        left: Collection[str] = ()
         if isinstance(message, Called):
             try:
-                call = self._prepare(peer, message.call, now)
+                prepared = self._prepare(peer, message.call, now)
             except CorralError as error:
                 self.refuse(peer, message.call, error)
                 return
-            if call is None:
+            if prepared is None:
                 return
-            if call is not message.call:
-                message = Called(call)
+            left = prepared
         elif isinstance(message, Extended):
             if isinstance(message.message, LogChunk):
                 self.queries.log_came(message.message)
@@ -274,10 +274,12 @@ class Server:
         elif isinstance(message, Malformed) and message.foreign not in self._named:
             self._named.add(message.foreign)
             log.warning("a peer speaks %s, which calls itself MDP/0.2 and is not", message.foreign)
-        effects += self.broker.handle(Heard(peer, message, who, blobs), now)
+        effects += self.broker.handle(Heard(peer, message, who, blobs, left), now)
 
-    def _prepare(self, peer: bytes, call: Call, now: float) -> Call | None:
-        """The call with whole ids and all it names in memory; None when it is answered already.
+    def _prepare(self, peer: bytes, call: Call, now: float) -> Collection[str] | None:
+        """Have in memory what the call names.
+
+        Returns what was left in the store, for lack of room; None when the call is answered.
 
         Raises:
             CorralError: it cannot be done.
@@ -290,21 +292,20 @@ class Server:
             log.exception("%s failed", SERVICE_OF[type(call)])
             raise CorralError(what=f"the broker could not answer: {error!r}") from error
 
-    def _look_up(self, peer: bytes, call: Call, now: float) -> Call | None:
+    def _look_up(self, peer: bytes, call: Call, now: float) -> Collection[str] | None:
         keeper, state = self.keeper, self.state
         if isinstance(call, Submit):
             if keeper.tables:
                 keeper.recall(state, admission.ids_wanted(state, call))
                 keeper.recall_lineage(state, admission.content_wanted(state, call))
-            return call
+            return ()
         if isinstance(call, Results | Cancel):  # of whole ids: a prefix could mean another task
             keeper.recall(state, call.ids)
-            return call
+            return ()
         if isinstance(call, Retry):
-            keeper.recall_lineage(state, call.ids)
-            return call
+            return keeper.recall_lineage(state, call.ids, bounded=True)
         if isinstance(call, Drain | Resume):
-            return call
+            return ()
         answer = self.queries.answer(peer, call, now)
         if answer is not None:
             self.to_client(peer, SERVICE_OF[type(call)], answer)

@@ -5,6 +5,8 @@ Frames are parsed before (`corral.wire`), and large values are on the disk alrea
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec import Struct
 
 from corral.tasks import Failure
@@ -18,6 +20,7 @@ class Heard(Struct, frozen=True, gc=False):
     message: Inbound
     who: str = ""  #: the name of its key
     blobs: dict[bytes, str] = {}
+    left: Collection[str] = ()  #: tasks that the shell did not take back: no room
 
 
 class PeerLost(Struct, frozen=True, gc=False):

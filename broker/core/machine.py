@@ -422,18 +422,20 @@ class Broker:
         for id in call.ids:
             task = self.state.tasks.get(id)
             if task is None:
-                unchanged[id] = "not found"
+                unchanged[id] = "the broker is full" if id in event.left else "not found"
             elif task.live or task.state is State.SUCCEEDED:
                 unchanged[id] = f"it is {task.state}"
-            elif not admission.has_room(self.state, 1, task.size):
-                unchanged[id] = "the broker is full"
             else:
                 try:
-                    self.reopen(task, now, f"retried by {event.who or 'a client'}")
+                    sizes = [one.size for one in self._lineage(task)]
                 except errors.MissingParent as error:
-                    unchanged[id] = error.message
-                else:
+                    unchanged[id] = "the broker is full" if event.left else error.message
+                    continue
+                if admission.has_room(self.state, len(sizes), sum(sizes)):
+                    self.reopen(task, now, f"retried by {event.who or 'a client'}")
                     changed.append(id)
+                else:
+                    unchanged[id] = "the broker is full"
         self.reply(event.peer, call, Done(call.request, changed, unchanged))
 
     def _drain(self, event: Heard, call: Drain, now: float) -> None:

@@ -13,10 +13,13 @@ from corral.settings import BrokerSettings
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Settings other than the default are its parameter."""
     store = SqliteStore(tmp_path / "data")
     store.lead("test")
-    server = Server(BrokerSettings(), "tcp://127.0.0.1:*", store, tmp_path)
+    server = Server(
+        BrokerSettings(**getattr(request, "param", {})), "tcp://127.0.0.1:*", store, tmp_path
+    )
     yield server
     server.close()
     server.context.destroy(0)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from corral.messages import NIL, Raw
+from broker.core.events import Heard
+from corral import messages
+from corral.messages import NIL, Done, Raw
 from corral.tasks import Failure, Retry, State, Variant, needs
+from corral.wire import Called
 from tests.unit.core.peers import Client, Native, kind, packed, spec
 from tests.unit.core.story import Story
 
@@ -350,6 +355,35 @@ def test_a_retry_whose_parent_is_no_longer_kept_is_refused(
     story.state.forget(story.task(parent))
     assert parent in client.retries(child).unchanged[child]
     assert client.is_refused(spec(id="c", after={"a": parent})).code == "missing_parent"
+    story.state.restore(record)
+
+
+def test_a_retry_counts_all_that_it_opens(stories: Callable[..., Story]) -> None:
+    story = stories(max_tasks=2)
+    worker, client = story.worker(slots=1), story.client()
+    parent, child = client.submits(spec(retry=Retry(limit=0)), spec(after={"a": "#0"}))
+    worker.gets(parent)
+    worker.fails(parent)
+    other = client.submit()
+    worker.gets(other)
+    assert client.retries(child).unchanged == {child: "the broker is full"}
+    worker.ends(other)
+    assert client.retries(child).changed == [child]
+    worker.gets(parent)
+
+
+def test_what_was_not_taken_back_for_a_retry_is_not_said_to_be_missing(
+    story: Story, worker: Native, client: Client
+) -> None:
+    parent, child = client.submits(spec(retry=Retry(limit=0)), spec(after={"a": "#0"}))
+    worker.gets(parent)
+    worker.fails(parent)
+    record = story.state.record(story.task(parent))
+    story.state.forget(story.task(parent))
+    call = messages.Retry(b"r", [child, parent, "nobody"])
+    story.happens(Heard(client.id, Called(call), left={parent}))
+    full = "the broker is full"
+    assert client.takes(Done).unchanged == {child: full, parent: full, "nobody": "not found"}
     story.state.restore(record)
 
 
