@@ -246,7 +246,7 @@ class Queries:
             kinds=views.kind_views(state, now),
             named=views.named_view(state),
             refused=dict(server.broker.refused),
-            store_full=bool(server.store.full),
+            store_full=bool(server.full),
             rss_bytes=psutil.Process().memory_info().rss,
             store=_store(server.store),
             waited=views.longest_wait(state, now),

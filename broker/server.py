@@ -65,6 +65,7 @@ from corral.wire import Called, Extended, Inbound, Malformed, Replied, Requested
 
 MAX_TURN = 2000  # messages of one turn
 MAX_TURN_SECONDS = 0.02
+HELD_LONG = 10.0  # seconds that a result may wait for the system before new work is refused
 FULL_PAUSE = 5.0  # seconds before what the disk refused is tried again
 NOBLOCK = int(zmq.NOBLOCK)
 CLOCK_TOLERANCE = 1.0  # seconds
@@ -106,6 +107,9 @@ class Server:
         self._replies: list[Effect] = []  #: answers that go out after the turn's commit
         #: results and checkpoints that the disk did not take yet, the newest of each attempt
         self._held: dict[tuple[type, bytes], tuple[bytes, Inbound, str]] = {}
+        #: since when the system does not let what is held be written, and why; None: it does
+        self._unwritable: tuple[float, str] | None = None
+        self._full = ""  #: as the log told it last
         self._renewed = 0.0
         self._named = {""}  #: foreign dialects that the log has named
         self._load()
@@ -183,11 +187,19 @@ class Server:
             return 1000
         return max(0, min(1000, int((deadline - self.now()) * 1000) + 1))
 
+    @property
+    def full(self) -> str:
+        """Why no new work is taken; empty when it is."""
+        if not self.store.full and self._unwritable is not None:
+            since, why = self._unwritable
+            return why if self.now() > since + HELD_LONG else ""
+        return self.store.full
+
     def turn(self, timeout: int) -> None:
         """Wait up to `timeout` ms for a message, then handle everything that is there."""
         effects: list[Effect] = []
         events, self.events = self.events, []
-        self.broker.full = self.store.full
+        self.broker.full = self.full
         if self.socket.poll(timeout):
             self._receive(effects)
         now = self.now()
@@ -360,7 +372,9 @@ class Server:
     ) -> None:
         """Keep what the disk refused, once for each attempt: workers save often, and say again."""
         if isinstance(error, OSError):
-            log.warning("a result or checkpoint waits until it can be written: %s", error)
+            why = f"a result or checkpoint waits until it can be written: {error}"
+            log.warning("%s", why)
+            self._unwritable = self._unwritable or (self.now(), why)
         if isinstance(message, Finished):
             large = filter(self._is_large, message.items)
             token = next(ended.token for ended in large if ended.token in self.state.attempts)
@@ -375,6 +389,8 @@ class Server:
             self._one(*self._held.pop(key), now, effects)
             if key in self._held:
                 break
+        if not self._held:
+            self._unwritable = None
         self._perform(effects, now)
 
     # --- effects ---------------------------------------------------------------------------
@@ -460,12 +476,12 @@ class Server:
 
     def _renew(self) -> None:
         """Hold on to the store, and say when it begins and ends to refuse new work."""
-        was = self.store.full
         self.store.renew()
-        if self.store.full and not was:
-            log.warning("no new work is taken: %s", self.store.full)
-        elif was and not self.store.full:
-            log.warning("new work is taken again: there is room")
+        was, self._full = self._full, self.full
+        if self._full and not was:
+            log.warning("no new work is taken: %s", self._full)
+        elif was and not self._full:
+            log.warning("new work is taken again")
 
     # --- peers ----------------------------------------------------------------------------------
 

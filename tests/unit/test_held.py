@@ -10,12 +10,23 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import broker.server
 from broker.server import Server
 from broker.store import files
 from broker.store.blobs import digest_of
 from corral import wire
 from corral.errors import StoreFull
-from corral.messages import Checkpoint, Ended, Extension, Finished, Submit
+from corral.messages import (
+    Accepted,
+    Checkpoint,
+    Ended,
+    Extension,
+    Finished,
+    Refused,
+    Status,
+    StatusIs,
+    Submit,
+)
 from corral.tasks import Spec, State
 from tests.unit.test_outbox import works
 from tests.unit.test_take_back import Peer
@@ -100,7 +111,22 @@ def test_a_broker_that_cannot_write_a_file_for_a_moment_goes_on(
         say(worker, Checkpoint(item.token, b"reached 1"))
         say(worker, Finished(1, [Ended(item.token, "ok", value=msgspec.Raw(RESULT))]))
         assert server.state.tasks[item.id].state is State.RUNNING
+        monkeypatch.setattr(broker.server, "HELD_LONG", 1000.0)
+        client.calls(Submit(b"two", [Spec("echo", msgspec.Raw(b"\x80"))]))
+        assert isinstance(client.answers()[0], Accepted)
+        monkeypatch.setattr(broker.server, "HELD_LONG", 0.0)  # it goes on for longer than that
+        client.calls(Submit(b"three", [Spec("echo", msgspec.Raw(b"\x80"))]))
+        [refused] = client.answers()
+        assert isinstance(refused, Refused)
+        assert refused.code == "store_full"
+        assert os.strerror(lacks) in str(refused.fields["why"])
+        client.calls(Status(b"four"))
+        [status] = client.answers()
+        assert isinstance(status, StatusIs)
+        assert status.broker.store_full
     until(server, lambda: server.state.tasks[item.id].state is State.SUCCEEDED)
     assert server.state.tasks[item.id].blob == digest_of(RESULT)
+    client.calls(Submit(b"three", [Spec("echo", msgspec.Raw(b"\x80"))]))
+    assert isinstance(client.answers()[0], Accepted)
     for peer in (client, worker):
         peer.socket.close()
