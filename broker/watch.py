@@ -36,6 +36,7 @@ MAX_SNAPSHOT = 5000  # tasks in a snapshot: the unfinished, then the newest
 MAX_REPLAY = 10_000  # updates for one that resumes; beyond, it gets a snapshot
 MAX_READ = 4 << 20  # bytes of the journal that are looked at for these, before they are understood
 MAX_WATCHERS = 1000
+MAX_OF_ONE = MAX_WATCHERS // 2  # watchers of one peer: nobody takes all the places
 LOOK_EVERY = 1.0  # seconds between looks whether all of these are still there
 log = logging.getLogger("corral.broker")
 
@@ -70,8 +71,12 @@ class Watches:
 
         A snapshot waits for `catch_up`: memory may hold what this turn has not committed yet.
         """
-        if len(self.watchers) >= MAX_WATCHERS and call.request not in self.watchers:
-            self._make_room(seq)
+        if call.request not in self.watchers:
+            of_peer = sum(watcher.peer == peer for watcher in self.watchers.values())
+            if of_peer >= MAX_OF_ONE:
+                raise TooManyWatches(count=of_peer)
+            if len(self.watchers) >= MAX_WATCHERS:
+                self._make_room(seq)
         missed = None if call.since is None else self._missed(call.since, seq)
         watcher = self.watchers[call.request] = Watcher(peer, call.request, frozenset(call.ids))
         if missed is None and (call.since is not None or call.ids):

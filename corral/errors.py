@@ -283,7 +283,7 @@ class Busy(CorralError):
 
 
 class TooManyWatches(CorralError):
-    """The broker serves {count} watches, as many as it can.
+    """The broker serves {count} watches already, and no more for this client.
 
     End some (`corral task watch`, or streams of the SDK) and watch again. `corral task show` tells
     how a task stands without a watch.

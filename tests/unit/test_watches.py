@@ -16,6 +16,7 @@ from tests.unit.test_take_back import Peer
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "MAX_WATCHERS", 3)
+    monkeypatch.setattr(watch, "MAX_OF_ONE", 3)
 
 
 def watches(peer: Peer, request: bytes) -> Answer:
@@ -39,6 +40,20 @@ def test_one_too_many_is_refused_and_the_others_go_on(server: Server) -> None:
     assert {answer.request for answer in told if isinstance(answer, Updates)} == {b"a", b"b", b"c"}
     assert isinstance(watches(second, b"d"), Refused)
     for peer in (first, second, client):
+        peer.socket.close()
+
+
+def test_one_peer_does_not_take_all_places(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MAX_OF_ONE", 2)
+    greedy, other = Peer(server), Peer(server)
+    assert isinstance(watches(greedy, b"a"), Updates)
+    assert isinstance(watches(greedy, b"b"), Updates)
+    refused = watches(greedy, b"c")
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.fields["count"]) == (TooManyWatches.code, 2)
+    assert isinstance(watches(other, b"d"), Updates)
+    assert isinstance(watches(greedy, b"b"), Updates)  # it asks again: no stream more
+    for peer in (greedy, other):
         peer.socket.close()
 
 
