@@ -46,7 +46,7 @@ PATIENCE, IMPATIENCE, MAX_PATIENCE = 2.5, 1.5, 20.0  # s until a resend; grows b
 HARD_LIMIT = 3  # times the timeout: for a call that alone stays unanswered
 TICK = 0.25  # s between looks at the clock while something is awaited
 QUIET, MAX_QUIET = 5.0, 60.0  # s without an outcome after which missing ones are asked for
-RESUME = 1.0  # s between two beginnings of a watch whose reader falls behind
+RESUME = 1.0  # s between two beginnings of a watch: its reader falls behind, or it has no place
 ASKED_AT_ONCE = 10_000  # ids in one call for results
 POSTS_PER_DRAIN, POSTS_PER_TURN = 32, 512  # messages sent before answers, then others, are heard
 
@@ -468,9 +468,9 @@ class Engine(Generic[H]):
     async def updates(self, stream: Stream) -> AsyncIterator[Update]:
         """What a watch brings.
 
-        Survives reconnects: it goes on after the last update that came. A reader that falls too
-        far behind gets one update per task with `cause` snapshot, once a second at most, and goes
-        on from there.
+        Survives reconnects: it goes on after the last update that came, as soon as the broker has
+        a place for it. A reader that falls too far behind gets one update per task with `cause`
+        snapshot, once a second at most, and goes on from there.
         """
         changes = self.changes(stream)
         try:
@@ -484,18 +484,16 @@ class Engine(Generic[H]):
 
     async def changes(self, stream: Stream) -> AsyncIterator[Update | TaskView]:
         """The same, but a snapshot comes as the views that the broker sent."""
-        read = stream.seq
         try:
             while True:
                 if stream.error is not None:
                     raise stream.error
                 if stream.items:
-                    change = stream.items.popleft()
-                    read = change.seq or read if isinstance(change, Update) else read
-                    yield change
+                    yield stream.items.popleft()
                 elif stream.behind:
                     await asyncio.sleep(stream.began + RESUME - self._loop.time())
-                    stream = self.subscribe(stream.ids, read)
+                    stream = self.subscribe(stream.ids, stream.seq)
+                    stream.served = True
                 else:
                     stream.waiter = self._loop.create_future()
                     await stream.waiter

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from corral import errors, wire
 from corral.client.handles import BaseHandle
-from corral.errors import CorralError
+from corral.errors import CorralError, TooManyWatches
 from corral.messages import Accepted, Answer, Refused, Submit, TaskView, Update, Updates
 from corral.tasks import request_id
 
@@ -116,20 +116,26 @@ def error_in(told: Answer | CorralError) -> CorralError:
 class Stream:
     """A watch: what has come and was not read yet."""
 
-    __slots__ = ("began", "behind", "error", "ids", "items", "request", "seq", "waiter")
+    __slots__ = ("began", "behind", "error", "ids", "items", "request", "seq", "served", "waiter")
 
     def __init__(self, request: bytes, ids: list[str], seq: int | None, began: float) -> None:
         self.request, self.ids, self.seq, self.began = request, ids, seq, began
         self.items: deque[Update | TaskView] = deque()
-        self.behind = False
+        self.served = False  #: the broker has answered it once
+        self.behind = False  #: it has to begin anew
         self.error: CorralError | None = None
         self.waiter: asyncio.Future[None] | None = None
 
     def put(self, answer: Updates | Refused) -> None:
         if isinstance(answer, Refused):
-            self.error = errors.from_wire(answer.code, answer.fields)
+            error = errors.from_wire(answer.code, answer.fields)
+            if self.served and isinstance(error, TooManyWatches):
+                self.behind = True  # somebody took its place while it was away
+            else:
+                self.error = error
             self.wake()
             return
+        self.served = True
         if answer.snapshot is not None:
             self.items.clear()
             self.items.extend(answer.snapshot)

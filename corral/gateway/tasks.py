@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -13,7 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp
 
 from corral.client import AsyncClient, Outcome
-from corral.errors import BadTask, Usage, WrongState
+from corral.errors import BadTask, TooManyWatches, Usage, WrongState
 from corral.gateway import trends
 from corral.gateway.problems import NotConfirmed
 from corral.gateway.routes import Ask, Resource, Stream, Told
@@ -32,6 +33,7 @@ from corral.messages import Submit as SubmitCall
 from corral.tasks import TERMINAL, State, Task, request_id
 
 MOST_AT_ONCE = 100_000  # tasks in one bulk action, or in one submission
+LOOK = 1.0  # seconds between looks at a task that cannot be watched
 WRONG_BY = 1.0  # seconds in which the broker says that there is no such log
 Piece = asyncio.Future[bytes | None]
 Short = Annotated[str, Meta(max_length=200)]
@@ -246,8 +248,11 @@ async def _ended(ask: Ask, client: AsyncClient, id: str) -> None:
     """Wait until a task ends, but no longer than was asked for, or than the gateway runs."""
 
     async def follow() -> None:
-        async for _ in client.watch_task(id):
-            pass
+        with suppress(TooManyWatches):
+            async for _ in client.watch_task(id):
+                pass
+        while (await client.show([id]))[0].state not in TERMINAL:
+            await asyncio.sleep(LOOK)
 
     following = asyncio.create_task(follow())
     closing = asyncio.create_task(ask.hub.closing.wait())

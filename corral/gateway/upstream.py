@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from corral.client import AsyncClient
-from corral.errors import BrokerUnreachable, CorralError, NotFound
+from corral.errors import BrokerUnreachable, CorralError, NotFound, TooManyWatches
 from corral.gateway.expected import Expected
 from corral.gateway.history import History
 from corral.gateway.page import Page, Row
@@ -30,7 +30,7 @@ POLL = 1.0  # seconds between looks at figures, and at workers while somebody wa
 UNWATCHED = 5  # looks at figures for one at workers while nobody does
 LOOK = 0.2  # seconds between looks at the connection
 GRACE = 1.0  # seconds that a connection may be lost before the broker counts as away
-PAUSE = 2.0  # seconds before a client that was refused is made again
+PAUSE = 2.0  # seconds before a client, or a watch, that was refused is made again
 TURN = 200  # changes folded before others have their turn
 LOOKED_UP = 100  # tasks at once of which only a change is known
 
@@ -86,13 +86,22 @@ class Upstream:
             self._client = self._connect()
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._watch(self._client))
+                    group.create_task(self._keep_watching(self._client))
                     group.create_task(self._poll(self._client))
                     group.create_task(self._look(self._client))
             except* CorralError as refused:
                 self._lost(" ".join(str(error) for error in refused.exceptions))
             finally:
                 await self._client.close()
+            await asyncio.sleep(PAUSE)
+
+    async def _keep_watching(self, client: AsyncClient) -> None:
+        """Watch as soon as the broker has a place for it; it answers all else meanwhile."""
+        while True:
+            try:
+                await self._watch(client)
+            except TooManyWatches as full:
+                log.warning("the page stands still: %s", full)
             await asyncio.sleep(PAUSE)
 
     async def _watch(self, client: AsyncClient) -> None:

@@ -113,6 +113,32 @@ def test_a_watch_goes_on_after_the_last_update_when_the_broker_comes_back() -> N
             updates.close()
 
 
+def test_a_watch_that_lost_its_place_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RESUME", 0.05)
+
+    def first(call: Call) -> list[Answer]:
+        return [Updates(call.request, [update(1)], seq=2)]
+
+    def second(call: Call) -> list[Answer]:
+        if not isinstance(call, Watch):
+            return []
+        since.append(call.since)
+        if len(since) < 4:
+            return [Refused(call.request, "too_many_watches", {"count": 1000})]
+        return [Updates(call.request, [update(3)], seq=3)]
+
+    since: list[int | None] = []
+    broker = ScriptedBroker(first)
+    with Client(broker.endpoint) as corral:
+        updates = corral.watch(["t"], since=0)
+        assert next(updates).seq == 1
+        broker.stop()
+        with ScriptedBroker(second, broker.port):
+            assert next(updates).seq == 3
+            assert since == [2] * 4
+            updates.close()
+
+
 def test_a_snapshot_stands_for_what_was_missed() -> None:
     def script(call: Call) -> list[Answer]:
         if not isinstance(call, Watch):
