@@ -62,10 +62,8 @@ def plan(state: BrokerState, call: Submit, full: str) -> dict[int, Planned]:
     planned = _plan(state, call)
     if full or not has_room(state, len(planned), _params_bytes(call.tasks)):
         made = [one.spec for one in planned.values() if one.existing is None or one.reopen]
-        if made and full:
-            raise StoreFull(why=full)
-        if made and not has_room(state, len(made), _params_bytes(made)):
-            raise Busy(queued=state.unfinished, bytes=state.unfinished_bytes)
+        if made and (full or not has_room(state, len(made), _params_bytes(made))):
+            raise no_room(state, full)
     return planned
 
 
@@ -107,6 +105,13 @@ def has_room(state: BrokerState, tasks: int, size: int) -> bool:
         state.unfinished + tasks <= bounds.max_tasks
         and state.unfinished_bytes + size <= bounds.max_task_bytes
     )
+
+
+def no_room(state: BrokerState, full: str) -> CorralError:
+    """What to tell who brings too much; `full` says why of the store."""
+    if full:
+        return StoreFull(why=full)
+    return Busy(queued=state.unfinished, bytes=state.unfinished_bytes)
 
 
 def _judge(

@@ -78,6 +78,7 @@ SPARE_TIMERS = 1000  # timers that may be of what is over
 MAX_WAITERS = 16  # clients that wait for one task
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
 MAX_REASONS = 200_000_000  # characters that one call lets its tasks keep, all of them together
+FULL = "the broker is full"
 # What would fail again wherever it is tried.
 _IN_VAIN = frozenset(
     {
@@ -419,24 +420,37 @@ class Broker:
 
     def _retry(self, event: Heard, call: Retry, now: float) -> None:
         changed, unchanged = [], {}
+        full = bool(self.full)
+        lost: errors.MissingParent | None = None
         for id in call.ids:
             task = self.state.tasks.get(id)
             if task is None:
-                unchanged[id] = "the broker is full" if id in event.left else "not found"
+                unchanged[id] = FULL if id in event.left else "not found"
             elif task.live or task.state is State.SUCCEEDED:
                 unchanged[id] = f"it is {task.state}"
             else:
                 try:
-                    sizes = [one.size for one in self._lineage(task)]
+                    # So it is for those after one that finds no room: each may have many ancestors.
+                    full = full or not self._has_room(self._lineage(task))
                 except errors.MissingParent as error:
-                    unchanged[id] = "the broker is full" if event.left else error.message
+                    if event.left:
+                        unchanged[id] = FULL
+                    else:
+                        lost, unchanged[id] = error, error.message
                     continue
-                if admission.has_room(self.state, len(sizes), sum(sizes)):
+                if full:
+                    unchanged[id] = FULL
+                else:
                     self.reopen(task, now, f"retried by {event.who or 'a client'}")
                     changed.append(id)
-                else:
-                    unchanged[id] = "the broker is full"
+        if not changed and FULL in unchanged.values():
+            raise admission.no_room(self.state, self.full)
+        if not changed and lost:
+            raise lost
         self.reply(event.peer, call, Done(call.request, changed, unchanged))
+
+    def _has_room(self, tasks: list[TaskRecord]) -> bool:
+        return admission.has_room(self.state, len(tasks), sum(task.size for task in tasks))
 
     def _drain(self, event: Heard, call: Drain, now: float) -> None:
         worker = self.state.workers.get(call.worker)

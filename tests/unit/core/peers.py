@@ -191,6 +191,11 @@ class Client(Peer):
         self.calls(messages.Retry(self.request(), list(ids)), who)
         return self.takes(Done)
 
+    def is_refused_a_retry(self, *ids: str) -> Refused:
+        """Ask for new runs, and get none."""
+        self.calls(messages.Retry(self.request(), list(ids)))
+        return self.takes(Refused)
+
     def drains(self, worker: str, who: str = "", **fields: Any) -> None:
         """Drain a worker."""
         self.calls(messages.Drain(self.request(), worker, **fields), who)

@@ -287,12 +287,42 @@ def test_unfinished_tasks_carry_so_many_bytes(stories: Callable[..., Story]) -> 
     assert 1000 < refused.fields["bytes"] < 1100
     assert client.cancels(first).changed == [first]
     third = client.submit(params=large)
-    assert "is full" in client.retries(first).unchanged[first]
+    refused = client.is_refused_a_retry(first)
+    assert (refused.code, refused.fields["queued"]) == ("busy", 3)
     client.cancels(second, third)
     worker.is_asked_to_stop(second)
     worker.lets_go(second)
     worker.gets(small)
     assert client.retries(first).changed == [first]
+
+
+def test_a_retry_opens_no_more_than_there_is_room_for(stories: Callable[..., Story]) -> None:
+    story = stories(max_tasks=3)
+    story.announces(kind())
+    client = story.client()
+    parent, child = client.submits(spec(), spec(after={"a": "#0"}))
+    client.cancels(parent)
+    story.is_(child, State.ABORTED)
+    others = client.submits(spec(), spec())
+    refused = client.is_refused_a_retry(child)  # and its parent: two
+    assert (refused.code, refused.fields["queued"]) == ("busy", 2)
+    done = client.retries(parent, child, others[0])
+    assert done.changed == [parent]
+    assert done.unchanged == {child: "the broker is full", others[0]: "it is queued"}
+
+
+def test_a_full_store_takes_no_retry(story: Story) -> None:
+    story.announces(kind())
+    client = story.client()
+    lost, queued = client.submits(spec(), spec())
+    client.cancels(lost)
+    story.broker.full = "no room"
+    refused = client.is_refused_a_retry(lost, queued)
+    assert (refused.code, refused.fields) == ("store_full", {"why": "no room"})
+    story.is_(lost, State.CANCELLED)
+    assert client.retries(queued).unchanged == {queued: "it is queued"}
+    story.broker.full = ""
+    assert client.retries(lost).changed == [lost]
 
 
 def test_a_queued_task_does_not_hold_the_message_it_came_in() -> None:

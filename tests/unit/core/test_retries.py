@@ -353,7 +353,14 @@ def test_a_retry_whose_parent_is_no_longer_kept_is_refused(
     worker.fails(parent)
     record = story.state.record(story.task(parent))
     story.state.forget(story.task(parent))
-    assert parent in client.retries(child).unchanged[child]
+    refused = client.is_refused_a_retry(child)
+    assert (refused.code, refused.fields["parent"]) == ("missing_parent", parent)
+    another = client.submit(needs=needs(gpus=1))  # which stays queued
+    client.cancels(another)
+    done = client.retries(child, another)
+    assert done.changed == [another]
+    assert parent in done.unchanged[child]
+    client.cancels(another)
     assert client.is_refused(spec(id="c", after={"a": parent})).code == "missing_parent"
     story.state.restore(record)
 
