@@ -77,7 +77,7 @@ from corral.wire import Called, Dialect, Extended
 SPARE_TIMERS = 1000  # timers that may be of what is over
 MAX_WAITERS = 16  # clients that wait for one task
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
-MAX_REASONS = 200_000_000  # characters that one call lets its tasks keep, all of them together
+MAX_REASONS = 16 << 20  # bytes that one call lets its tasks keep as reasons, all of them together
 FULL = "the broker is full"
 # What would fail again wherever it is tried.
 _IN_VAIN = frozenset(
@@ -388,9 +388,12 @@ class Broker:
         self.reply(event.peer, call, Outcomes(call.request, ended, last), final=last)
 
     def _cancel(self, event: Heard, call: Cancel, now: float) -> None:
-        if len(call.reason) * len(call.ids) > MAX_REASONS:
-            told = f"a reason of {len(call.reason)} characters"
-            raise errors.Usage(what=f"{told} is too long for {len(call.ids)} tasks at once")
+        size = len(call.reason.encode())
+        if size * len(call.ids) > MAX_REASONS:
+            told = f"a reason of {size} bytes is too long for {len(call.ids)} tasks at once"
+            raise errors.Usage(what=told)
+        why = call.reason or "cancelled by a client"
+        story = f"{why} ({event.who})" if event.who else why  # one text, which all of them share
         changed, unchanged = [], {}
         for id in call.ids:
             task = self.state.tasks.get(id)
@@ -399,14 +402,18 @@ class Broker:
             elif not task.live:
                 unchanged[id] = f"it is {task.state} already"
             else:
-                self.cancel(task, now, call.reason or "cancelled by a client", event.who)
+                self.cancel(task, now, why, story)
                 changed.append(id)
         self.reply(event.peer, call, Done(call.request, changed, unchanged))
 
-    def cancel(self, task: TaskRecord, now: float, why: str, who: str = "") -> None:
-        """Cancel a task for good. What it holds stays booked until its worker lets go."""
+    def cancel(self, task: TaskRecord, now: float, why: str, story: str = "") -> None:
+        """Cancel a task for good. What it holds stays booked until its worker lets go.
+
+        Args:
+            story: what the task's story tells instead of `why`, which its worker hears.
+        """
         attempt = task.attempt
-        self.move(task, Cause.CANCEL, now, f"{why} ({who})" if who else why)
+        self.move(task, Cause.CANCEL, now, story or why)
         if attempt is not None:
             self.stop(attempt, why, self.settings.cancel_grace)
 

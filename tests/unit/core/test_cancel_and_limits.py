@@ -52,10 +52,19 @@ def test_reasons_have_a_bound_together(story: Story, client: Client) -> None:
     story.worker("w0").parts()
     ids = client.submits(spec(), spec(), spec())
     with patch.object(machine, "MAX_REASONS", 20):
-        client.calls(Cancel(b"r", ids, "too slow"))
-        refused = client.takes(Refused)
-        assert (refused.code, story.state.unfinished) == ("usage", 3)
-        assert client.cancels(*ids, reason="slow").changed == ids
+        for reason in ("too slow", "\u6162\u6162\u6162"):  # of the second, bytes are too many
+            client.calls(Cancel(b"r", ids, reason))
+            refused = client.takes(Refused)
+            assert (refused.code, story.state.unfinished) == ("usage", 3)
+        assert client.cancels(*ids, reason="slow", who="ada").changed == ids
+    whys = [story.task(one).story[-1].why for one in ids]
+    assert whys == ["slow (ada)"] * 3
+    assert len({id(why) for why in whys}) == 1  # one text, however many tasks keep it
+
+
+def test_a_long_reason_for_very_many_tasks_is_refused(story: Story, client: Client) -> None:
+    client.calls(Cancel(b"r", ["none"] * 20_000, "x" * 2000))
+    assert client.takes(Refused).code == "usage"
 
 
 def test_of_a_worker_s_reason_no_more_is_kept_than_of_a_person_s(
