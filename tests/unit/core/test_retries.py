@@ -373,7 +373,7 @@ def test_a_retry_counts_all_that_it_opens(stories: Callable[..., Story]) -> None
     worker.fails(parent)
     other = client.submit()
     worker.gets(other)
-    assert client.retries(child).unchanged == {child: "the broker is full"}
+    assert client.is_refused_a_retry(child).code == "busy"
     worker.ends(other)
     assert client.retries(child).changed == [child]
     worker.gets(parent)
@@ -387,10 +387,15 @@ def test_what_was_not_taken_back_for_a_retry_is_not_said_to_be_missing(
     worker.fails(parent)
     record = story.state.record(story.task(parent))
     story.state.forget(story.task(parent))
-    call = messages.Retry(b"r", [child, parent, "nobody"])
+    other = client.submit(needs=needs(gpus=1))  # which stays queued
+    client.cancels(other)
+    call = messages.Retry(b"r", [child, parent, "nobody", other])
     story.happens(Heard(client.id, Called(call), left={parent}))
     full = "the broker is full"
-    assert client.takes(Done).unchanged == {child: full, parent: full, "nobody": "not found"}
+    done = client.takes(Done)
+    assert done.changed == [other]
+    assert done.unchanged == {child: full, parent: full, "nobody": "not found"}
+    client.cancels(other)
     story.state.restore(record)
 
 
