@@ -173,8 +173,9 @@ class Keeper:
             tasks, carried = _ended(state)
             if bounded and not has_room(state, tasks - count, carried - size):
                 break
-            piece = wanted[-RECALL_ROWS:]
-            del wanted[-RECALL_ROWS:]
+            rows = RECALL_ROWS if bounded else len(wanted)
+            piece = wanted[-rows:]
+            del wanted[-rows:]
             self.recall(state, piece)
             for id in piece:
                 task = state.tasks.get(id)

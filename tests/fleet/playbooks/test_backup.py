@@ -42,12 +42,13 @@ def test_queue_and_results_outlive_the_broker_s_container(deployed: Site) -> Non
     cut = deployed.run("restore")
     newer.unlink()
     assert cut.status == 2
-    assert f"{newer} is not whole" in cut.output
+    assert f"{newer} cannot be used" in cut.output
     assert "-e archive=FILE" in cut.output
     assert served == deployed.ssh(deployed.address("broker"), PROCESS).stdout
 
     destroy(deployed, BROKER)
-    deployed.play("restore")
+    restored = deployed.play("restore")
+    assert "Let in again, as the archive has it: ann" in restored.output
     assert succeeded(deployed, done)
     wait_until_done(deployed, queued)
     assert live(deployed) == names()
