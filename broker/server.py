@@ -314,6 +314,8 @@ class Server:
         if isinstance(call, Results | Cancel):  # of whole ids: a prefix could mean another task
             keeper.recall(state, call.ids)
             return ()
+        if isinstance(call, Retry) and self.full:
+            return [id for id in call.ids if id not in state.tasks]
         if isinstance(call, Retry):
             return keeper.recall_lineage(state, call.ids, bounded=True)
         if isinstance(call, Drain | Resume):

@@ -27,6 +27,7 @@ Amount = Annotated[float, Meta(ge=-1e6, le=1e6)]  #: cores or GiB
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]  #: wall-clock time in seconds
 Bytes = Annotated[int, Meta(ge=0, le=1 << 62)]  #: a place in a file, or a length
+NO_ROOM = "the broker is full"  # why a retry left a task as it was
 MAX_REASON = 2000  # characters; what a person writes through the gateway has at most half
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 

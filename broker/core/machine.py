@@ -44,6 +44,7 @@ from broker.core.views import no_task
 from corral import errors
 from corral.messages import (
     MAX_REASON,
+    NO_ROOM,
     SERVICE_OF,
     Call,
     Cancel,
@@ -76,9 +77,9 @@ from corral.wire import Called, Dialect, Extended
 
 SPARE_TIMERS = 1000  # timers that may be of what is over
 MAX_WAITERS = 16  # clients that wait for one task
+MAX_REFUSED = 100  # tasks of one retry that are looked at and find no room
 MAX_COLLECTORS = 10_000  # clients whose tasks share one collector
 MAX_REASONS = 16 << 20  # bytes that one call lets its tasks keep as reasons, all of them together
-FULL = "the broker is full"
 # What would fail again wherever it is tried.
 _IN_VAIN = frozenset(
     {
@@ -427,30 +428,32 @@ class Broker:
 
     def _retry(self, event: Heard, call: Retry, now: float) -> None:
         changed, unchanged = [], {}
-        full = bool(self.full)
+        refused = 0
         lost: errors.MissingParent | None = None
         for id in call.ids:
             task = self.state.tasks.get(id)
             if task is None:
-                unchanged[id] = FULL if id in event.left else "not found"
+                unchanged[id] = NO_ROOM if id in event.left else "not found"
             elif task.live or task.state is State.SUCCEEDED:
                 unchanged[id] = f"it is {task.state}"
             else:
                 try:
-                    # So it is for those after one that finds no room: each may have many ancestors.
-                    full = full or not self._has_room(self._lineage(task))
+                    # Not asked of all that come after many without: each may have many ancestors.
+                    room = not self.full and refused < MAX_REFUSED
+                    room = room and self._has_room(self._lineage(task))
                 except errors.MissingParent as error:
                     if event.left:
-                        unchanged[id] = FULL
+                        unchanged[id] = NO_ROOM
                     else:
                         lost, unchanged[id] = error, error.message
                     continue
-                if full:
-                    unchanged[id] = FULL
-                else:
+                if room:
                     self.reopen(task, now, f"retried by {event.who or 'a client'}")
                     changed.append(id)
-        if not changed and FULL in unchanged.values():
+                else:
+                    refused += 1
+                    unchanged[id] = NO_ROOM
+        if not changed and NO_ROOM in unchanged.values():
             raise admission.no_room(self.state, self.full)
         if not changed and lost:
             raise lost

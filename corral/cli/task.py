@@ -371,6 +371,7 @@ def _changed(client: Client, out: Output, verb: str, meant: Sequence[str], done:
     from corral.cli.root import tell
     from corral.cli.views import task_columns
     from corral.errors import WrongState
+    from corral.messages import NO_ROOM
 
     changed = list(done.changed) if done else []
     views: list[TaskView] = client.show(changed) if changed else []
@@ -390,4 +391,4 @@ def _changed(client: Client, out: Output, verb: str, meant: Sequence[str], done:
     if refused:
         tell(refused)
         return refused.exit_status
-    return 0
+    return int(NO_ROOM in unchanged.values())

@@ -116,7 +116,7 @@ class Engine(Generic[H]):
         """A broker has shaken hands: say everything that it may not have heard."""
         now = self._loop.time()
         self._forget_asks()
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):  # one that is refused at once leaves them
             self._send_watch(stream)  # before what is asked after it
         for sent in list(self._unanswered.values()):
             self._send(sent, now)
@@ -456,10 +456,11 @@ class Engine(Generic[H]):
 
     # --- watches --------------------------------------------------------------------------
 
-    def subscribe(self, ids: Sequence[str], since: int | None) -> Stream:
-        """Begin a watch; `updates` reads and ends it."""
+    def subscribe(self, ids: Sequence[str], since: int | None, served: bool = False) -> Stream:
+        """Begin a watch, or one that was `served` anew; `updates` reads and ends it."""
         self._open()
         stream = Stream(self._new_request(), list(ids), since, self._loop.time())
+        stream.served = served
         _packed(Watch(stream.request, stream.ids, stream.seq))  # or it would fail at each reconnect
         self._streams[stream.request] = stream
         self._send_watch(stream)
@@ -492,8 +493,7 @@ class Engine(Generic[H]):
                     yield stream.items.popleft()
                 elif stream.behind:
                     await asyncio.sleep(stream.began + RESUME - self._loop.time())
-                    stream = self.subscribe(stream.ids, stream.seq)
-                    stream.served = True
+                    stream = self.subscribe(stream.ids, stream.seq, served=True)
                 else:
                     stream.waiter = self._loop.create_future()
                     await stream.waiter

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from corral import Client, messages
+from corral import AsyncClient, Client, messages
 from corral.client import engine, pending
 from corral.errors import NotAllowed, NotFound
 from corral.messages import Answer, Call, Refused, Shown, TaskView, Update, Updates, Watch
@@ -137,6 +138,35 @@ def test_a_watch_that_lost_its_place_waits_for_another(monkeypatch: pytest.Monke
             assert next(updates).seq == 3
             assert since == [2] * 4
             updates.close()
+
+
+def test_many_that_lost_their_places_at_once_all_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RESUME", 0.05)
+    ids = [f"t{number}" for number in range(300)]
+    refused: set[str] = set()
+
+    def second(call: Call) -> list[Answer]:
+        if not isinstance(call, Watch):
+            return []
+        [id] = call.ids
+        if id not in refused:
+            refused.add(id)
+            return [Refused(call.request, "too_many_watches", {"count": 1000})]
+        return [Updates(call.request, [update(3)], seq=3)]
+
+    async def follow(broker: ScriptedBroker) -> None:
+        async with AsyncClient(broker.endpoint) as corral:
+            streams = [corral.watch([id], since=0) for id in ids]
+            assert {(await anext(one)).seq for one in streams} == {1}
+            broker.stop()
+            with ScriptedBroker(second, broker.port):
+                went_on = asyncio.gather(*(anext(one) for one in streams))
+                assert {one.seq for one in await asyncio.wait_for(went_on, 20)} == {3}
+                for one in streams:
+                    await one.aclose()
+
+    asyncio.run(follow(ScriptedBroker(lambda call: [Updates(call.request, [update(1)], seq=2)])))
+    assert refused == set(ids)
 
 
 def test_a_snapshot_stands_for_what_was_missed() -> None:

@@ -379,6 +379,22 @@ def test_a_retry_counts_all_that_it_opens(stories: Callable[..., Story]) -> None
     worker.gets(parent)
 
 
+def test_a_large_task_without_room_keeps_no_small_one_from_its_retry(
+    stories: Callable[..., Story],
+) -> None:
+    story = stories(max_task_bytes=1000)
+    client = story.client()
+    story.announces(kind())
+    large = client.submit(params={"x": "x" * 700})
+    client.cancels(large)
+    small, other = client.submits(*(spec(params={"x": "x" * 300}) for _ in range(2)))
+    client.cancels(small)
+    done = client.retries(large, small)
+    assert done.changed == [small]
+    assert done.unchanged == {large: "the broker is full"}
+    client.cancels(small, other)
+
+
 def test_what_was_not_taken_back_for_a_retry_is_not_said_to_be_missing(
     story: Story, worker: Native, client: Client
 ) -> None:
