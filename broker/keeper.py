@@ -155,6 +155,13 @@ class Keeper:
         for row in self.store.find(missing).values():
             self._restore(state, row)
 
+    def left(self, state: BrokerState, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Of these tasks those that the tables alone hold, as they have ended, and their states."""
+        missing = [id for id in ids if self.tables and id not in state.tasks]
+        for number in range(0, len(missing), RECALL_ROWS):
+            rows = self.store.find(missing[number : number + RECALL_ROWS]).values()
+            yield from ((row.id, row.state) for row in rows)
+
     def recall_lineage(
         self, state: BrokerState, ids: Iterable[str], *, bounded: bool = False
     ) -> set[str]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import zmq
@@ -42,6 +43,7 @@ from corral import wire
 from corral.errors import AddressInUse, CorralError, KeyRefused, StoreFull
 from corral.messages import (
     NIL,
+    NO_ROOM,
     SERVICE_OF,
     Answer,
     Call,
@@ -69,7 +71,7 @@ HELD_LONG = 10.0  # seconds that a result may wait for the system before new wor
 FULL_PAUSE = 5.0  # seconds before what the disk refused is tried again
 NOBLOCK = int(zmq.NOBLOCK)
 CLOCK_TOLERANCE = 1.0  # seconds
-NOTHING: dict[bytes, str] = {}
+NOTHING: dict[Any, str] = {}
 log = logging.getLogger("corral.broker")
 
 
@@ -252,7 +254,7 @@ class Server:
     ) -> None:
         """Handle one message: what it needs from the disk first, then the machine."""
         blobs: dict[bytes, str] = NOTHING
-        left: Collection[str] = ()
+        left: Mapping[str, str] = NOTHING
         if isinstance(message, Called):
             try:
                 prepared = self._prepare(peer, message.call, now)
@@ -288,10 +290,10 @@ class Server:
             log.warning("a peer speaks %s, which calls itself MDP/0.2 and is not", message.foreign)
         effects += self.broker.handle(Heard(peer, message, who, blobs, left), now)
 
-    def _prepare(self, peer: bytes, call: Call, now: float) -> Collection[str] | None:
+    def _prepare(self, peer: bytes, call: Call, now: float) -> Mapping[str, str] | None:
         """Have in memory what the call names.
 
-        Returns what was left in the store, for lack of room; None when the call is answered.
+        Returns what was left in the store, and why; None when the call is answered.
 
         Raises:
             CorralError: it cannot be done.
@@ -304,22 +306,25 @@ class Server:
             log.exception("%s failed", SERVICE_OF[type(call)])
             raise CorralError(what=f"the broker could not answer: {error!r}") from error
 
-    def _look_up(self, peer: bytes, call: Call, now: float) -> Collection[str] | None:
+    def _look_up(self, peer: bytes, call: Call, now: float) -> Mapping[str, str] | None:
         keeper, state = self.keeper, self.state
         if isinstance(call, Submit):
             if keeper.tables:
                 keeper.recall(state, admission.ids_wanted(state, call))
                 keeper.recall_lineage(state, admission.content_wanted(state, call))
-            return ()
-        if isinstance(call, Results | Cancel):  # of whole ids: a prefix could mean another task
+            return NOTHING
+        # These are of whole ids: a prefix could mean another task.
+        if isinstance(call, Results):
             keeper.recall(state, call.ids)
-            return ()
+            return NOTHING
+        if isinstance(call, Cancel):
+            return {id: f"it is {was} already" for id, was in keeper.left(state, call.ids)}
         if isinstance(call, Retry) and self.full:
-            return [id for id in call.ids if id not in state.tasks]
+            return {id: NO_ROOM for id, _ in keeper.left(state, call.ids)}
         if isinstance(call, Retry):
-            return keeper.recall_lineage(state, call.ids, bounded=True)
+            return dict.fromkeys(keeper.recall_lineage(state, call.ids, bounded=True), NO_ROOM)
         if isinstance(call, Drain | Resume):
-            return ()
+            return NOTHING
         answer = self.queries.answer(peer, call, now)
         if answer is not None:
             self.to_client(peer, SERVICE_OF[type(call)], answer)

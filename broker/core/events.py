@@ -5,7 +5,7 @@ Frames are parsed before (`corral.wire`), and large values are on the disk alrea
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -20,7 +20,7 @@ class Heard(Struct, frozen=True, gc=False):
     message: Inbound
     who: str = ""  #: the name of its key
     blobs: dict[bytes, str] = {}
-    left: Collection[str] = ()  #: tasks that the shell did not take back: no room
+    left: Mapping[str, str] = {}  #: tasks that the shell left in the store, and why
 
 
 class PeerLost(Struct, frozen=True, gc=False):

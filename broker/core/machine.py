@@ -399,7 +399,7 @@ class Broker:
         for id in call.ids:
             task = self.state.tasks.get(id)
             if task is None:
-                unchanged[id] = "not found"
+                unchanged[id] = event.left.get(id, "not found")
             elif not task.live:
                 unchanged[id] = f"it is {task.state} already"
             else:
@@ -433,7 +433,7 @@ class Broker:
         for id in call.ids:
             task = self.state.tasks.get(id)
             if task is None:
-                unchanged[id] = NO_ROOM if id in event.left else "not found"
+                unchanged[id] = event.left.get(id, "not found")
             elif task.live or task.state is State.SUCCEEDED:
                 unchanged[id] = f"it is {task.state}"
             else:

@@ -8,7 +8,7 @@ import pytest
 from broker import keeper
 from broker.core.facts import Record
 from broker.server import Server
-from corral.messages import Cancel, Done, Raw, Retry, Submit
+from corral.messages import Cancel, Done, Raw, Refused, Retry, Submit
 from corral.tasks import Spec, State
 from tests.unit.test_take_back import Peer
 
@@ -43,6 +43,20 @@ def test_no_more_is_taken_back_than_there_is_room_for(
         restore(one)
 
     monkeypatch.setattr(server.state, "restore", record)
+    client.calls(Cancel(b"c", ["nobody", *ids]))
+    [done] = client.answers()
+    assert isinstance(done, Done)
+    assert done.unchanged == {
+        "nobody": "not found",
+        **dict.fromkeys(ids, "it is cancelled already"),
+    }
+    monkeypatch.setattr(server.store, "full", "no room")
+    client.calls(Retry(b"r", ids))
+    [refused] = client.answers()
+    assert isinstance(refused, Refused)
+    assert refused.code == "store_full"
+    assert restored == []
+    monkeypatch.setattr(server.store, "full", "")
     client.calls(Retry(b"r", ["nobody", *ids]))
     [done] = client.answers()
     assert isinstance(done, Done)

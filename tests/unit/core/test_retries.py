@@ -406,7 +406,7 @@ def test_what_was_not_taken_back_for_a_retry_is_not_said_to_be_missing(
     other = client.submit(needs=needs(gpus=1))  # which stays queued
     client.cancels(other)
     call = messages.Retry(b"r", [child, parent, "nobody", other])
-    story.happens(Heard(client.id, Called(call), left={parent}))
+    story.happens(Heard(client.id, Called(call), left={parent: "the broker is full"}))
     full = "the broker is full"
     done = client.takes(Done)
     assert done.changed == [other]
