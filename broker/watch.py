@@ -36,7 +36,7 @@ MAX_SNAPSHOT = 5000  # tasks in a snapshot: the unfinished, then the newest
 MAX_REPLAY = 10_000  # updates for one that resumes; beyond, it gets a snapshot
 MAX_READ = 4 << 20  # bytes of the journal that are looked at for these, before they are understood
 MAX_WATCHERS = 1000
-MAX_OF_ONE = MAX_WATCHERS // 2  # watchers of one peer: nobody takes all the places
+MAX_OF_ONE = MAX_WATCHERS // 2  # watchers of one connection
 LOOK_EVERY = 1.0  # seconds between looks whether all of these are still there
 log = logging.getLogger("corral.broker")
 
