@@ -377,6 +377,7 @@ def test_a_worker_that_was_only_slow_is_told_to_register_again(
                 slow.send_multipart(wire.ready("echo", document))
                 for status in ("available", "unavailable"):
                     # mypy infers no lambda with a default; without it the loop's last would count
+                    # The default binds this turn's status; mypy has no type for such a lambda.
                     until(status, lambda status=status: status_of("slow", client) == status)  # type: ignore[misc]
                 slow.send_multipart(wire.heartbeat())
                 heard = wire.heard_by_worker(slow.recv_multipart())

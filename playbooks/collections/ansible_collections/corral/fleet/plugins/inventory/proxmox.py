@@ -74,6 +74,7 @@ from ansible_collections.corral.fleet.plugins.module_utils.wanted import Wanted,
 READ = ("name", "vmid", "hostname", "address_offset", "template")
 
 
+# Ansible's own classes have no types, and mypy will not have them as bases.
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]
     """Ansible ships no types."""
 
